@@ -1,0 +1,1 @@
+//! The shape of a DAG's TOML, with spans.

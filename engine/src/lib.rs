@@ -1,0 +1,10 @@
+//! The DAG engine: DAGs as data, state transitions, plans, artifacts, the durable store, the executor.
+//!
+//! No HTTP, no terminal, no concrete task, no machine learning. Read the modules in the order of
+//! docs/architecture.md.
+
+pub mod artifact;
+pub mod dag;
+pub mod id;
+pub mod registry;
+pub mod task;
