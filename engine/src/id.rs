@@ -28,7 +28,8 @@ impl IdError {
 }
 
 /// The rule for ids that people write: short, safe in a path, a URL, a shell and a metric label.
-const SLUG_RULE: &str = "use [a-z0-9][a-z0-9_-]{0,63}: lower-case letters, digits, - and _, starting with a letter or digit, at most 64";
+const SLUG_RULE: &str =
+    "use [a-z0-9][a-z0-9_-]{0,63}: lower-case letters, digits, - and _, starting with a letter or digit, at most 64";
 
 fn is_slug(text: &str) -> bool {
     let bytes = text.as_bytes();
@@ -256,7 +257,9 @@ impl Digest {
 
     /// Parses 64 hexadecimal digits.
     pub fn parse(text: &str) -> Result<Self, IdError> {
-        blake3::Hash::from_hex(text).map(Self::from_hash).map_err(|_| IdError::new("digest", text, "use 64 hexadecimal digits"))
+        blake3::Hash::from_hex(text)
+            .map(Self::from_hash)
+            .map_err(|_| IdError::new("digest", text, "use 64 hexadecimal digits"))
     }
 
     /// The raw bytes.

@@ -75,13 +75,24 @@ impl ArtifactStore {
 
     /// Publishes a finished local file under `key`, create-only; `facts` as its writer measured them.
     /// An object that is already there with the same digest and size is success.
-    pub async fn publish_file(&self, key: &str, name: ArtifactName, file: &Path, facts: FileFacts) -> Result<ArtifactRef, ArtifactError> {
+    pub async fn publish_file(
+        &self,
+        key: &str,
+        name: ArtifactName,
+        file: &Path,
+        facts: FileFacts,
+    ) -> Result<ArtifactRef, ArtifactError> {
         let _ = (key, name, file, facts);
         unimplemented!()
     }
 
     /// Publishes bytes under `key`, create-only.
-    pub async fn publish_bytes(&self, key: &str, name: ArtifactName, bytes: Bytes) -> Result<ArtifactRef, ArtifactError> {
+    pub async fn publish_bytes(
+        &self,
+        key: &str,
+        name: ArtifactName,
+        bytes: Bytes,
+    ) -> Result<ArtifactRef, ArtifactError> {
         let _ = (key, name, bytes);
         unimplemented!()
     }
@@ -138,6 +149,14 @@ pub struct KeyPrefix {
 impl KeyPrefix {
     /// `<tenant>/<dag>/<run>/<task>[.<index>]/<generation>.<epoch>/<name>`
     pub fn key(&self, name: &ArtifactName) -> String {
-        format!("{}/{}/{}/{}/{}.{}/{name}", self.tenant, self.dag, self.run, self.instance.path_segment(), self.generation, self.epoch)
+        format!(
+            "{}/{}/{}/{}/{}.{}/{name}",
+            self.tenant,
+            self.dag,
+            self.run,
+            self.instance.path_segment(),
+            self.generation,
+            self.epoch
+        )
     }
 }

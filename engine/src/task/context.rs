@@ -154,8 +154,14 @@ impl TaskContext {
         let mut found = self.parts.inputs.iter().filter(|input| input.artifact.name.as_str() == name);
         match (found.next(), found.next()) {
             (Some(input), None) => Ok(input),
-            (None, _) => Err(TaskError::permanent(ErrorClass::System, format!("no upstream made {name}; it was skipped or declares another output"))),
-            (Some(_), Some(_)) => Err(TaskError::permanent(ErrorClass::System, format!("several upstreams made {name}, and this task reads one"))),
+            (None, _) => Err(TaskError::permanent(
+                ErrorClass::System,
+                format!("no upstream made {name}; it was skipped or declares another output"),
+            )),
+            (Some(_), Some(_)) => Err(TaskError::permanent(
+                ErrorClass::System,
+                format!("several upstreams made {name}, and this task reads one"),
+            )),
         }
     }
 
@@ -172,7 +178,10 @@ impl TaskContext {
     /// The text of the document that parameter `param` names, as pinned when the run was made.
     pub fn document(&self, param: &str) -> Result<&str, TaskError> {
         self.parts.documents.get(param).map(String::as_str).ok_or_else(|| {
-            TaskError::permanent(ErrorClass::System, format!("parameter {param:?} names no document; set it in the DAG or in the tenant's file"))
+            TaskError::permanent(
+                ErrorClass::System,
+                format!("parameter {param:?} names no document; set it in the DAG or in the tenant's file"),
+            )
         })
     }
 
@@ -194,8 +203,13 @@ impl TaskContext {
     /// An input parsed as JSON.
     pub async fn fetch_json<T: DeserializeOwned>(&self, input: &Input) -> Result<T, TaskError> {
         let bytes = self.parts.artifacts.read(&input.artifact).await?;
-        serde_json::from_slice(&bytes)
-            .map_err(|source| TaskError::permanent_from(ErrorClass::System, format!("{} is not the JSON that this task reads", input.artifact.key), source))
+        serde_json::from_slice(&bytes).map_err(|source| {
+            TaskError::permanent_from(
+                ErrorClass::System,
+                format!("{} is not the JSON that this task reads", input.artifact.key),
+                source,
+            )
+        })
     }
 
     /// Publishes bytes under `name`.
@@ -208,8 +222,9 @@ impl TaskContext {
 
     /// Publishes a value as pretty-printed JSON with a final newline.
     pub async fn publish_json(&self, name: &str, value: &(impl Serialize + Sync)) -> Result<ArtifactRef, TaskError> {
-        let mut bytes = serde_json::to_vec_pretty(value)
-            .map_err(|source| TaskError::permanent_from(ErrorClass::System, format!("can not write {name} as JSON"), source))?;
+        let mut bytes = serde_json::to_vec_pretty(value).map_err(|source| {
+            TaskError::permanent_from(ErrorClass::System, format!("can not write {name} as JSON"), source)
+        })?;
         bytes.push(b'\n');
         self.publish_bytes(name, bytes).await
     }
@@ -224,9 +239,11 @@ impl TaskContext {
 
     /// Publishes a finished local file of any format (a model, a child process's output).
     pub async fn publish_file(&self, name: &str, path: &Path) -> Result<ArtifactRef, TaskError> {
-        let bytes = tokio::fs::read(path)
-            .await
-            .map_err(|source| ArtifactError::File { action: "read", path: path.to_owned(), source })?;
+        let bytes = tokio::fs::read(path).await.map_err(|source| ArtifactError::File {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        })?;
         self.publish_bytes(name, bytes).await
     }
 
@@ -264,13 +281,16 @@ impl ParquetSink {
 }
 
 fn artifact_name(name: &str) -> Result<ArtifactName, TaskError> {
-    ArtifactName::parse(name).map_err(|source| TaskError::permanent_from(ErrorClass::System, format!("can not publish {name:?}"), source))
+    ArtifactName::parse(name)
+        .map_err(|source| TaskError::permanent_from(ErrorClass::System, format!("can not publish {name:?}"), source))
 }
 
 impl From<ArtifactError> for TaskError {
     fn from(error: ArtifactError) -> Self {
         match error {
-            ArtifactError::Store { .. } | ArtifactError::File { .. } => Self::transient_from("the artifact store failed", error),
+            ArtifactError::Store { .. } | ArtifactError::File { .. } => {
+                Self::transient_from("the artifact store failed", error)
+            }
             _ => Self::permanent_from(ErrorClass::System, "an artifact is not as it was published", error),
         }
     }

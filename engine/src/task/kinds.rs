@@ -44,7 +44,10 @@ impl Kinds {
     /// The task's own; permanent, if the parameters do not fit or there is no such kind.
     pub async fn run(&self, kind: &str, context: &TaskContext, with: Value) -> Result<TaskOutput, TaskError> {
         let Some(task) = self.kinds.get(kind) else {
-            return Err(TaskError::permanent(ErrorClass::System, format!("this binary knows no task kind {kind:?}; run it with the version that made the run")));
+            return Err(TaskError::permanent(
+                ErrorClass::System,
+                format!("this binary knows no task kind {kind:?}; run it with the version that made the run"),
+            ));
         };
         task.run(context, with).await
     }
@@ -85,10 +88,18 @@ impl<T: Task> ErasedTask for Erased<T> {
     }
 
     async fn run(&self, context: &TaskContext, with: Value) -> Result<TaskOutput, TaskError> {
-        let params: T::Params = serde_json::from_value(with)
-            .map_err(|source| TaskError::permanent_from(ErrorClass::System, format!("the parameters of kind {:?} do not fit once rendered", T::KIND), source))?;
+        let params: T::Params = serde_json::from_value(with).map_err(|source| {
+            TaskError::permanent_from(
+                ErrorClass::System,
+                format!("the parameters of kind {:?} do not fit once rendered", T::KIND),
+                source,
+            )
+        })?;
         if let Some(problem) = T::check(&params).into_iter().next() {
-            return Err(TaskError::permanent(ErrorClass::System, format!("with.{}: {}", problem.path.join("."), problem.message)));
+            return Err(TaskError::permanent(
+                ErrorClass::System,
+                format!("with.{}: {}", problem.path.join("."), problem.message),
+            ));
         }
         self.task.run(context, params).await
     }

@@ -122,12 +122,19 @@ impl TaskError {
     }
 
     /// A permanent failure with its cause.
-    pub fn permanent_from(class: ErrorClass, message: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub fn permanent_from(
+        class: ErrorClass,
+        message: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
         Self::Permanent { class, message: message.into(), source: Some(source.into()) }
     }
 
     /// A transient failure of the system with its cause.
-    pub fn transient_from(message: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub fn transient_from(
+        message: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
         Self::Transient { class: ErrorClass::System, message: message.into(), source: Some(source.into()) }
     }
 }
