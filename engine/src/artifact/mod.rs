@@ -3,14 +3,27 @@
 //! Tasks write through [`crate::task::TaskContext`]; the executor commits what they wrote with the
 //! finish of the attempt. Nothing here knows the database: an object that no row names is not
 //! visible, and is collected as an orphan.
+//!
+//! Read `store` first (publish, fetch, read), then the two places that it can stand on: `folder`
+//! and `bucket`.
 
-mod files;
+mod bucket;
+mod error;
+mod folder;
+mod key;
+mod options;
 mod parquet;
+mod schema;
+mod store;
 
 use serde::{Deserialize, Serialize};
 
-pub use files::{ArtifactError, ArtifactStore, FileFacts, KeyPrefix};
+pub use error::ArtifactError;
+pub use key::KeyPrefix;
+pub use options::{S3Credentials, S3Options, StoreOptions};
 pub use parquet::ParquetFileWriter;
+pub use schema::schema_digest;
+pub use store::ArtifactStore;
 
 use crate::id::{ArtifactName, Digest};
 
@@ -29,4 +42,24 @@ pub struct ArtifactRef {
     pub rows: Option<u64>,
     /// Digest of the Arrow schema, for Parquet.
     pub schema_digest: Option<Digest>,
+}
+
+/// What a writer measured while it wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileFacts {
+    /// blake3 of the bytes.
+    pub digest: Digest,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Rows, for Parquet.
+    pub rows: Option<u64>,
+    /// Digest of the Arrow schema, for Parquet.
+    pub schema_digest: Option<Digest>,
+}
+
+impl FileFacts {
+    /// The facts of bytes in memory.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self { digest: Digest::of(bytes), bytes: bytes.len() as u64, rows: None, schema_digest: None }
+    }
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use crate::artifact::{ArtifactError, ArtifactRef, ArtifactStore, KeyPrefix, ParquetFileWriter};
+use crate::artifact::{ArtifactError, ArtifactRef, ArtifactStore, FileFacts, KeyPrefix, ParquetFileWriter};
 use crate::id::{ArtifactName, AttemptNumber, DagId, Epoch, Generation, InstanceId, RunId, TenantId};
 use crate::registry::ModelRegistry;
 use crate::task::{ErrorClass, TaskError};
@@ -239,12 +239,11 @@ impl TaskContext {
 
     /// Publishes a finished local file of any format (a model, a child process's output).
     pub async fn publish_file(&self, name: &str, path: &Path) -> Result<ArtifactRef, TaskError> {
-        let bytes = tokio::fs::read(path).await.map_err(|source| ArtifactError::File {
-            action: "read",
-            path: path.to_owned(),
-            source,
-        })?;
-        self.publish_bytes(name, bytes).await
+        let name = artifact_name(name)?;
+        let key = self.parts.identity.key_prefix().key(&name);
+        let facts = FileFacts::measure(path).await?;
+        let artifact = self.parts.artifacts.publish_file(&key, name, path, facts).await?;
+        Ok(self.note(artifact))
     }
 
     /// What was published so far; the executor commits it with the finish.
