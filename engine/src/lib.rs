@@ -8,3 +8,4 @@ pub mod dag;
 pub mod id;
 pub mod registry;
 pub mod task;
+pub mod template;
