@@ -1,1 +1,6 @@
-//! x
+//! The pipeline's task kinds: from raw sales to a judged model and a report.
+//!
+//! Registered by the `headworks` binary. A kind sees the engine through `engine::task` alone, never
+//! the store.
+
+pub mod metrics;
