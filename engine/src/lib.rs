@@ -4,8 +4,12 @@
 //! docs/architecture.md.
 
 pub mod artifact;
+pub mod clock;
 pub mod dag;
 pub mod id;
+pub mod plan;
 pub mod registry;
+pub mod run;
+pub mod store;
 pub mod task;
 pub mod template;

@@ -1,1 +1,20 @@
-//! x
+//! The database's schema, as a list of migrations that only grows.
+//!
+//! Called by `engine::store` when it opens a database and by `headworks db`. The statements are
+//! plain SQL that SQLite and Postgres both read: one schema, not two. A migration that has been
+//! released is never edited; a new one is appended to [`Migrator::migrations`].
+
+mod m0001_initial;
+
+use sea_orm_migration::prelude::*;
+
+pub use sea_orm_migration::MigratorTrait;
+
+/// Applies and reports migrations.
+pub struct Migrator;
+
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m0001_initial::Migration)]
+    }
+}

@@ -1,0 +1,109 @@
+//! Why a task instance is where it is, as a value: stored, printed, served.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::dag::{TriggerRule, UpstreamCounts};
+use crate::plan::Micros;
+
+/// Why a task instance waits, was skipped, or ended as it did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub enum Reason {
+    /// Upstreams have yet to end.
+    WaitingForUpstreams {
+        /// How many.
+        pending: u32,
+        /// The rule that needs them.
+        rule: TriggerRule,
+    },
+    /// Ready; no worker has a free slot.
+    WaitingForSlot,
+    /// Failed; the next attempt starts later.
+    WaitingForRetry {
+        /// When, in microseconds since 1970.
+        at: Micros,
+        /// What the failed attempt said.
+        message: String,
+    },
+    /// Its `if` was false.
+    ConditionFalse,
+    /// Its `if` could not be evaluated.
+    ConditionBroken {
+        /// What was wrong.
+        message: String,
+    },
+    /// Its trigger rule can no longer be met.
+    RuleNotMet {
+        /// The rule.
+        rule: TriggerRule,
+        /// How its upstreams ended.
+        upstream: UpstreamCounts,
+    },
+    /// Its last attempt failed.
+    AttemptFailed {
+        /// What the attempt said.
+        message: String,
+    },
+    /// Its last attempt took longer than its limit.
+    AttemptTimedOut {
+        /// The limit, in seconds.
+        limit_seconds: f64,
+    },
+    /// The worker that held it is gone.
+    WorkerLost {
+        /// How often that happened in this generation.
+        losses: u32,
+    },
+    /// Its run was canceled.
+    RunCanceled,
+}
+
+impl Reason {
+    /// The stable word that scripts compare.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::WaitingForUpstreams { .. } => "waiting_for_upstreams",
+            Self::WaitingForSlot => "waiting_for_slot",
+            Self::WaitingForRetry { .. } => "waiting_for_retry",
+            Self::ConditionFalse => "condition_false",
+            Self::ConditionBroken { .. } => "condition_broken",
+            Self::RuleNotMet { .. } => "rule_not_met",
+            Self::AttemptFailed { .. } => "attempt_failed",
+            Self::AttemptTimedOut { .. } => "attempt_timed_out",
+            Self::WorkerLost { .. } => "worker_lost",
+            Self::RunCanceled => "run_canceled",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WaitingForUpstreams { pending, rule } => {
+                write!(f, "waits for {pending} upstream{} ({})", if *pending == 1 { "" } else { "s" }, rule.as_str())
+            }
+            Self::WaitingForSlot => write!(f, "ready; waits for a free slot"),
+            Self::WaitingForRetry { message, .. } => write!(f, "will be tried again: {message}"),
+            Self::ConditionFalse => write!(f, "its `if` was false"),
+            Self::ConditionBroken { message } => write!(f, "its `if` could not be evaluated: {message}"),
+            Self::RuleNotMet { rule, upstream } => write!(
+                f,
+                "{} can not be met: of {} upstreams {} succeeded, {} failed, {} could not run, {} were skipped",
+                rule.as_str(),
+                upstream.total,
+                upstream.succeeded,
+                upstream.failed,
+                upstream.upstream_failed,
+                upstream.skipped
+            ),
+            Self::AttemptFailed { message } => write!(f, "{message}"),
+            Self::AttemptTimedOut { limit_seconds } => write!(f, "took longer than its limit of {limit_seconds} s"),
+            Self::WorkerLost { losses } => {
+                write!(f, "its worker was lost ({losses} time{})", if *losses == 1 { "" } else { "s" })
+            }
+            Self::RunCanceled => write!(f, "the run was canceled"),
+        }
+    }
+}

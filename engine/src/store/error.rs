@@ -1,0 +1,115 @@
+//! What can go wrong between the engine and its database.
+
+use std::path::PathBuf;
+
+use sea_orm::DbErr;
+
+use crate::dag::Diagnostics;
+use crate::run::IllegalTransition;
+
+/// Why the store refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database can not be reached or opened.
+    #[error("can not open the store at {url}")]
+    Open {
+        /// As configured, without its password.
+        url: String,
+        /// What lay beneath.
+        #[source]
+        source: DbErr,
+    },
+    /// The URL names no store that this binary knows.
+    #[error("{url:?} is no store: use sqlite://PATH or postgres://USER@HOST/DATABASE")]
+    Url {
+        /// As configured, without its password.
+        url: String,
+    },
+    /// Another process owns the SQLite file.
+    #[error("another headworks process owns {}; an SQLite store has one owner at a time: wait for it, or use Postgres", path.display())]
+    Owned {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The lock file or its folder can not be made.
+    #[error("can not prepare {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What lay beneath.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The SQLite library is older than the fix for the corruption of a reset WAL.
+    #[error("SQLite {found} can corrupt a reset WAL; 3.51.3 or newer is needed")]
+    SqliteTooOld {
+        /// Its version.
+        found: String,
+    },
+    /// A newer binary has migrated this database.
+    #[error("this database has the migration {migration}, which this binary does not know; run a newer headworks")]
+    SchemaNewer {
+        /// The first unknown one.
+        migration: String,
+    },
+    /// The database has yet to be migrated.
+    #[error("this database lacks {pending} migration(s); run `headworks db migrate`")]
+    SchemaOlder {
+        /// How many.
+        pending: usize,
+    },
+    /// A statement failed.
+    #[error("the store failed to {what}")]
+    Query {
+        /// Verb and object.
+        what: &'static str,
+        /// What lay beneath.
+        #[source]
+        source: DbErr,
+    },
+    /// There is no such thing, or it is another tenant's: the two look the same.
+    #[error("there is no {what} {id} of tenant {tenant}")]
+    NotFound {
+        /// "run", "model" ...
+        what: &'static str,
+        /// As asked.
+        id: String,
+        /// Whose.
+        tenant: String,
+    },
+    /// The database holds something that this code never writes.
+    #[error("the store holds a {what} that can not be read: {detail}")]
+    Corrupt {
+        /// "run", "task instance" ...
+        what: &'static str,
+        /// Which, and what is odd about it.
+        detail: String,
+    },
+    /// A pinned DAG version no longer lowers with this binary's task kinds.
+    #[error("the pinned DAG version of this run is not readable by this binary: {}", first(.0))]
+    Dag(Box<Diagnostics>),
+    /// The state has no such move.
+    #[error(transparent)]
+    Transition(#[from] IllegalTransition),
+}
+
+fn first(diagnostics: &Diagnostics) -> String {
+    diagnostics.items.first().map(|it| it.message.clone()).unwrap_or_default()
+}
+
+impl StoreError {
+    /// Wraps a database error with what was being done.
+    pub(super) fn query(what: &'static str) -> impl FnOnce(DbErr) -> Self {
+        move |source| Self::Query { what, source }
+    }
+
+    /// Whether the store can not be reached, as opposed to refusing something (exit code 5).
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Open { .. } | Self::Owned { .. } | Self::SqliteTooOld { .. } | Self::File { .. } => true,
+            Self::SchemaNewer { .. } | Self::SchemaOlder { .. } => true,
+            Self::Query { source, .. } => matches!(source, DbErr::Conn(_) | DbErr::ConnectionAcquire(_)),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The durable truth: runs, task instances, attempts, events, artifacts and models, on SeaORM.
+//!
+//! One implementation for SQLite and Postgres; `dialect` holds the few places where they differ, and
+//! one conformance suite (`tests/it/store.rs`) runs on both. Snapshots go to `plan`, its actions are
+//! applied in the transaction that recorded what happened. The executor and the CLI call the methods
+//! of [`Store`]; tasks never see it.
+//!
+//! Fencing: a write for an attempt names its epoch and its session, and touches the row only while
+//! the instance is running under both and the session is not revoked. Whoever was overtaken writes
+//! nothing and is told so. Epochs only grow, so a zombie can never become right again.
+
+mod advance;
+mod claim;
+mod create;
+mod dialect;
+mod entity;
+mod error;
+mod events;
+mod finish;
+mod models;
+mod open;
+mod reclaim;
+mod registry;
+mod rows;
+mod session;
+mod tx;
+mod view;
+mod work;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use sea_orm::DatabaseConnection;
+
+pub use claim::{Claim, ClaimScope};
+pub use create::{NewRun, PinnedDocument, RunKind};
+pub use error::StoreError;
+pub use finish::{Finish, Outcome, Receipt};
+pub use models::ModelRow;
+pub use open::{Migration, OpenMode};
+pub use registry::TenantRegistry;
+pub use session::NewSession;
+pub use view::{ArtifactView, RunSummary, RunView, TaskView};
+pub use work::Work;
+
+use self::dialect::Dialect;
+use crate::dag::{Dag, KindCatalog, lower};
+use crate::id::{Digest, Incarnation};
+use crate::plan::Limits;
+
+/// The kinds that a pinned DAG version may name.
+pub type Catalog = Arc<dyn KindCatalog + Send + Sync>;
+
+/// A handle on the database; clones of the `Arc` around it share everything.
+pub struct Store {
+    db: DatabaseConnection,
+    dialect: Dialect,
+    url: String,
+    catalog: Catalog,
+    limits: Limits,
+    incarnation: Incarnation,
+    /// One writer at a time on SQLite.
+    writer: tokio::sync::Mutex<()>,
+    /// DAG versions are immutable: each is lowered once per process.
+    dags: Mutex<HashMap<Digest, Arc<Dag>>>,
+    /// Held while this process owns an SQLite file.
+    _owner: Option<std::fs::File>,
+}
+
+impl Store {
+    /// Where the store is, without its password.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The DAG of a pinned version.
+    ///
+    /// # Errors
+    /// [`StoreError::Dag`] if this binary's task kinds no longer fit it.
+    pub(crate) async fn dag(&self, version: Digest) -> Result<Arc<Dag>, StoreError> {
+        if let Some(dag) = self.cached_dag(version) {
+            return Ok(dag);
+        }
+        let sql = "SELECT dag, source FROM dag_version WHERE digest = $1";
+        let rows = tx::read(&self.db, "read a DAG version", sql, vec![version.to_string().into()]).await?;
+        let row = rows.first().ok_or_else(|| StoreError::Corrupt {
+            what: "run",
+            detail: format!("its DAG version {version} is not there"),
+        })?;
+        let id: String = row.try_get("", "dag").map_err(StoreError::query("read a DAG version"))?;
+        let source: String = row.try_get("", "source").map_err(StoreError::query("read a DAG version"))?;
+        let (dag, _) = lower(&format!("{id}.toml"), &source, self.catalog.as_ref())
+            .map_err(|diagnostics| StoreError::Dag(Box::new(diagnostics)))?;
+        let dag = Arc::new(dag);
+        self.cache_dag(Arc::clone(&dag));
+        Ok(dag)
+    }
+
+    fn cached_dag(&self, version: Digest) -> Option<Arc<Dag>> {
+        self.dags.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&version).cloned()
+    }
+
+    fn cache_dag(&self, dag: Arc<Dag>) {
+        self.dags.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(dag.version, dag);
+    }
+}

@@ -1,0 +1,213 @@
+//! Opening a database: connect, own (SQLite), check the versions, migrate.
+//!
+//! SQLite runs in WAL mode with `synchronous = FULL`, Postgres with `synchronous_commit = on`: what
+//! was acknowledged is durable. One process owns an SQLite file for writing, by a lock on a file
+//! beside it that dies with the process; readers need no lock.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use migrations::{Migrator, MigratorTrait};
+use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, Statement};
+
+use super::dialect::Dialect;
+use super::{Catalog, Store, StoreError, tx};
+use crate::id::Incarnation;
+use crate::plan::Limits;
+
+/// What the caller is going to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Execute runs: owns an SQLite file, migrates what is behind.
+    Own,
+    /// Look only.
+    Read,
+}
+
+/// A migration and whether it was applied.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Migration {
+    /// Its name.
+    pub name: String,
+    /// Whether the database has it.
+    pub applied: bool,
+}
+
+impl Store {
+    /// Opens the database at `url` (`sqlite://PATH` or `postgres://...`).
+    ///
+    /// # Errors
+    /// Unreachable, owned by another process, of a newer schema, or (reading) not migrated yet.
+    pub async fn open(url: &str, mode: OpenMode, catalog: Catalog) -> Result<Self, StoreError> {
+        let shown = without_password(url);
+        let owner = match (sqlite_path(url), mode) {
+            (Some(path), OpenMode::Own) => Some(own(&path)?),
+            (Some(path), OpenMode::Read) if !path.exists() => {
+                return Err(StoreError::SchemaOlder { pending: Migrator::migrations().len() });
+            }
+            _ => None,
+        };
+        let db = connect(url, mode).await?;
+        let dialect = Dialect::of(db.get_database_backend());
+        if dialect == Dialect::Sqlite {
+            check_sqlite_version(&db).await?;
+        }
+        let pending = pending(&db).await?;
+        match (mode, pending) {
+            (_, 0) => {}
+            (OpenMode::Own, _) => Migrator::up(&db, None).await.map_err(StoreError::query("migrate"))?,
+            (OpenMode::Read, pending) => return Err(StoreError::SchemaOlder { pending }),
+        }
+        let incarnation = incarnation(&db).await?;
+        Ok(Self {
+            db,
+            dialect,
+            url: shown,
+            catalog,
+            limits: Limits::default(),
+            incarnation,
+            writer: tokio::sync::Mutex::new(()),
+            dags: Mutex::new(HashMap::new()),
+            _owner: owner,
+        })
+    }
+
+    /// Every migration and whether the database at `url` has it; makes nothing.
+    ///
+    /// # Errors
+    /// The database can not be reached.
+    pub async fn migrations(url: &str) -> Result<Vec<Migration>, StoreError> {
+        let applied = match sqlite_path(url) {
+            Some(path) if !path.exists() => BTreeSet::new(),
+            _ => applied(&connect(url, OpenMode::Read).await?).await?,
+        };
+        let mut all: Vec<_> = Migrator::migrations()
+            .iter()
+            .map(|it| Migration { name: it.name().to_owned(), applied: applied.contains(it.name()) })
+            .collect();
+        let known: BTreeSet<_> = all.iter().map(|it| it.name.clone()).collect();
+        all.extend(applied.difference(&known).map(|name| Migration { name: name.clone(), applied: true }));
+        Ok(all)
+    }
+}
+
+/// The path of an SQLite URL.
+fn sqlite_path(url: &str) -> Option<PathBuf> {
+    let path = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:"))?;
+    Some(PathBuf::from(path.split('?').next().unwrap_or(path)))
+}
+
+fn without_password(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme + 3 < at => {
+            let user = url[scheme + 3..at].split(':').next().unwrap_or_default();
+            format!("{}{user}{}", &url[..scheme + 3], &url[at..])
+        }
+        _ => url.to_owned(),
+    }
+}
+
+/// Takes the lock that makes this process the owner of the file at `path`.
+fn own(path: &Path) -> Result<File, StoreError> {
+    let lock = PathBuf::from(format!("{}.lock", path.display()));
+    let failed = |source| StoreError::File { path: lock.clone(), source };
+    if let Some(folder) = lock.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&lock).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Owned { path: lock }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+async fn connect(url: &str, mode: OpenMode) -> Result<DatabaseConnection, StoreError> {
+    if sqlite_path(url).is_none() && !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err(StoreError::Url { url: without_password(url) });
+    }
+    let mut options = ConnectOptions::new(url);
+    options
+        .sqlx_logging(false)
+        // Enough for every claimer, finisher and reader of one process; Postgres allows 100 in all.
+        .max_connections(8)
+        .connect_timeout(Duration::from_secs(10))
+        .acquire_timeout(Duration::from_secs(30))
+        .map_sqlx_sqlite_opts(move |options| {
+            options
+                .create_if_missing(mode == OpenMode::Own)
+                .journal_mode(SqliteJournalMode::Wal)
+                .synchronous(SqliteSynchronous::Full)
+                .foreign_keys(true)
+                // Longer than any transaction of ours; an outsider that holds the file longer is an error.
+                .busy_timeout(Duration::from_secs(30))
+        });
+    let failed = |source: DbErr| StoreError::Open { url: without_password(url), source };
+    Database::connect(options).await.map_err(failed)
+}
+
+async fn check_sqlite_version(db: &DatabaseConnection) -> Result<(), StoreError> {
+    let rows = tx::read(db, "read SQLite's version", "SELECT sqlite_version() AS version", vec![]).await?;
+    let version = rows.first().map(|row| row.try_get::<String>("", "version"));
+    let found = version.transpose().map_err(StoreError::query("read SQLite's version"))?.unwrap_or_default();
+    let parts: Vec<u32> = found.split('.').map(|part| part.parse().unwrap_or(0)).collect();
+    if parts.as_slice() < [3, 51, 3].as_slice() { Err(StoreError::SqliteTooOld { found }) } else { Ok(()) }
+}
+
+async fn applied(db: &DatabaseConnection) -> Result<BTreeSet<String>, StoreError> {
+    let table = match Dialect::of(db.get_database_backend()) {
+        Dialect::Sqlite => "SELECT name FROM sqlite_master WHERE name = 'seaql_migrations'",
+        Dialect::Postgres => {
+            "SELECT table_name AS name FROM information_schema.tables \
+             WHERE table_name = 'seaql_migrations' AND table_schema = current_schema()"
+        }
+    };
+    if tx::read(db, "look for migrations", table, vec![]).await?.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let statement = Statement::from_string(db.get_database_backend(), "SELECT version FROM seaql_migrations");
+    let rows = db.query_all_raw(statement).await.map_err(StoreError::query("read the migrations"))?;
+    let names: Result<BTreeSet<String>, DbErr> = rows.iter().map(|row| row.try_get("", "version")).collect();
+    names.map_err(StoreError::query("read the migrations"))
+}
+
+/// How many migrations the database lacks; refuses one that has more than this binary knows.
+async fn pending(db: &DatabaseConnection) -> Result<usize, StoreError> {
+    let applied = applied(db).await?;
+    let known: BTreeSet<String> = Migrator::migrations().iter().map(|it| it.name().to_owned()).collect();
+    if let Some(migration) = applied.difference(&known).next() {
+        return Err(StoreError::SchemaNewer { migration: migration.clone() });
+    }
+    Ok(known.len() - applied.len())
+}
+
+async fn incarnation(db: &DatabaseConnection) -> Result<Incarnation, StoreError> {
+    let sql = "SELECT value FROM installation WHERE name = 'incarnation'";
+    let rows = tx::read(db, "read the incarnation", sql, vec![]).await?;
+    let value: Option<String> = rows.first().and_then(|row| row.try_get("", "value").ok());
+    let parsed = value.and_then(|text| text.parse().ok());
+    parsed.map(Incarnation).ok_or_else(|| StoreError::Corrupt { what: "installation", detail: "no incarnation".into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_shown() {
+        assert_eq!(without_password("postgres://ops:p@ss@db/hw"), "postgres://ops@db/hw");
+        assert_eq!(without_password("postgres://ops@db/hw"), "postgres://ops@db/hw");
+        assert_eq!(without_password("sqlite://a/b.db"), "sqlite://a/b.db");
+    }
+
+    #[test]
+    fn the_path_of_an_sqlite_url() {
+        assert_eq!(sqlite_path("sqlite://artifacts/headworks.db?mode=rwc"), Some("artifacts/headworks.db".into()));
+        assert_eq!(sqlite_path("sqlite:///var/hw.db"), Some("/var/hw.db".into()));
+        assert_eq!(sqlite_path("postgres://db/hw"), None);
+    }
+}

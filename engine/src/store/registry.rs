@@ -1,0 +1,173 @@
+//! The model registry in the database: changes applied with a finish, and the read port for tasks.
+//!
+//! `finish` applies what a task asked for in the transaction that records its success; if the
+//! champion is no longer the one that the task judged against, nothing is written and the attempt
+//! fails as transient, so that the next one judges anew.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sea_orm::QueryResult;
+use serde_json::json;
+
+use super::tx::{self, Tx};
+use super::{Store, StoreError, rows};
+use crate::id::{ModelName, RunId, TenantId};
+use crate::registry::{ModelRegistry, ModelStatus, ModelVersion, RegistryChange, RegistryError};
+use crate::task::AttemptIdentity;
+
+/// Applies `changes`; returns why not, if the champion moved meanwhile.
+pub(super) async fn apply(
+    tx: &Tx,
+    identity: &AttemptIdentity,
+    changes: &[RegistryChange],
+) -> Result<Option<String>, StoreError> {
+    for change in changes {
+        if let RegistryChange::Promote { name, expected } = change {
+            let current = champion_version(tx, &identity.tenant, name).await?;
+            if current != *expected {
+                let shown = |version: Option<u32>| version.map_or("none".to_owned(), |version| format!("v{version}"));
+                let (was, is) = (shown(*expected), shown(current));
+                return Ok(Some(format!(
+                    "the champion of {name} changed from {was} to {is} while this attempt judged; it judges anew"
+                )));
+            }
+        }
+    }
+    let mut registered = None;
+    for change in changes {
+        match change {
+            RegistryChange::Register { name, .. } => registered = Some(register(tx, identity, name, change).await?),
+            RegistryChange::Promote { name, .. } => promote(tx, identity, name, registered).await?,
+            RegistryChange::Decide { name, .. } => decide(tx, identity, name, change, registered).await?,
+        }
+    }
+    Ok(None)
+}
+
+async fn champion_version(tx: &Tx, tenant: &TenantId, name: &ModelName) -> Result<Option<u32>, StoreError> {
+    let sql = format!(
+        "SELECT version FROM model_version WHERE tenant = $1 AND name = $2 AND status = 'champion'{}",
+        tx.dialect.lock("model_version")
+    );
+    let found = tx.all("read the champion", &sql, vec![tenant.to_string().into(), name.to_string().into()]).await?;
+    found.first().map(|row| rows::count(row, "version")).transpose()
+}
+
+async fn register(
+    tx: &Tx,
+    identity: &AttemptIdentity,
+    name: &ModelName,
+    change: &RegistryChange,
+) -> Result<u32, StoreError> {
+    let RegistryChange::Register { artifact, metadata, .. } = change else { return Ok(0) };
+    let sql = "INSERT INTO model_version (tenant, name, version, status, run, artifact, metadata, created_at) \
+               SELECT $1, $2, COALESCE(MAX(version), 0) + 1, $3, $4, $5, $6, $7 FROM model_version \
+               WHERE tenant = $1 AND name = $2 RETURNING version";
+    let values = vec![
+        identity.tenant.to_string().into(),
+        name.to_string().into(),
+        ModelStatus::Candidate.as_str().into(),
+        identity.run.to_string().into(),
+        json!(artifact).to_string().into(),
+        metadata.to_string().into(),
+        tx.now.into(),
+    ];
+    let found = tx.all("register a model version", sql, values).await?;
+    let row =
+        found.first().ok_or(StoreError::Corrupt { what: "model version", detail: "no number came back".into() })?;
+    rows::count(row, "version")
+}
+
+async fn promote(
+    tx: &Tx,
+    identity: &AttemptIdentity,
+    name: &ModelName,
+    registered: Option<u32>,
+) -> Result<(), StoreError> {
+    let Some(version) = registered else {
+        let detail = format!("{name} was to be promoted, but this finish registered no version of it");
+        return Err(StoreError::Corrupt { what: "registry change", detail });
+    };
+    // The old champion steps down first: a unique index allows one at a time.
+    let moves = [
+        ("UPDATE model_version SET status = 'archived' WHERE tenant = $1 AND name = $2 AND status = 'champion' \
+          AND version <> $3"),
+        ("UPDATE model_version SET status = 'champion' WHERE tenant = $1 AND name = $2 AND version = $3"),
+    ];
+    for sql in moves {
+        let values = vec![identity.tenant.to_string().into(), name.to_string().into(), i64::from(version).into()];
+        tx.execute("swap the champion", sql, values).await?;
+    }
+    Ok(())
+}
+
+async fn decide(
+    tx: &Tx,
+    identity: &AttemptIdentity,
+    name: &ModelName,
+    change: &RegistryChange,
+    registered: Option<u32>,
+) -> Result<(), StoreError> {
+    let RegistryChange::Decide { promoted, reason, decision, .. } = change else { return Ok(()) };
+    let sql = "INSERT INTO model_decision (tenant, name, seq, at, run, promoted, from_version, to_version, reason, \
+               decision, actor) \
+               SELECT $1, $2, COALESCE(MAX(seq), 0) + 1, $3, $4, $5, $6, $7, $8, $9, $10 FROM model_decision \
+               WHERE tenant = $1 AND name = $2";
+    let from = decision.get("from_version").and_then(serde_json::Value::as_i64);
+    let values = vec![
+        identity.tenant.to_string().into(),
+        name.to_string().into(),
+        tx.now.into(),
+        identity.run.to_string().into(),
+        (*promoted).into(),
+        from.into(),
+        registered.map(i64::from).into(),
+        reason.clone().into(),
+        decision.to_string().into(),
+        format!("task {}", identity.instance).into(),
+    ];
+    tx.execute("record a decision", sql, values).await?;
+    Ok(())
+}
+
+/// The columns of [`read_version`].
+pub(super) const VERSION_COLUMNS: &str = "name, version, status, run, artifact, metadata";
+
+/// A stored row as a model version.
+pub(super) fn read_version(row: &QueryResult) -> Result<ModelVersion, StoreError> {
+    Ok(ModelVersion {
+        name: rows::parse(row, "name", ModelName::parse)?,
+        version: rows::count(row, "version")?,
+        status: rows::parse(row, "status", |word| ModelStatus::parse(word).ok_or("no such status"))?,
+        run_id: rows::parse(row, "run", RunId::parse)?,
+        artifact: rows::parse(row, "artifact", |text| serde_json::from_str(text))?,
+        metadata: rows::get_json(row, "metadata")?,
+    })
+}
+
+/// One tenant's registry, for its tasks to read.
+pub struct TenantRegistry {
+    store: Arc<Store>,
+    tenant: TenantId,
+}
+
+impl TenantRegistry {
+    /// The registry of `tenant`.
+    pub fn new(store: Arc<Store>, tenant: TenantId) -> Self {
+        Self { store, tenant }
+    }
+}
+
+#[async_trait]
+impl ModelRegistry for TenantRegistry {
+    async fn champion(&self, name: &ModelName) -> Result<Option<ModelVersion>, RegistryError> {
+        let sql = format!(
+            "SELECT {VERSION_COLUMNS} FROM model_version WHERE tenant = $1 AND name = $2 AND status = 'champion'"
+        );
+        let values = vec![self.tenant.to_string().into(), name.to_string().into()];
+        let found = tx::read(&self.store.db, "read the champion", &sql, values).await;
+        let found = found.map_err(|error| RegistryError(Box::new(error)))?;
+        found.first().map(read_version).transpose().map_err(|error| RegistryError(Box::new(error)))
+    }
+}
