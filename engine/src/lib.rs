@@ -5,7 +5,9 @@
 
 pub mod artifact;
 pub mod clock;
+pub mod config;
 pub mod dag;
+pub mod executor;
 pub mod id;
 pub mod plan;
 pub mod registry;

@@ -1,0 +1,291 @@
+//! Configuration: one struct, parsed once at the edge, passed down.
+//!
+//! `headworks.toml`, overridden by `HEADWORKS_<SECTION>_<KEY>`, overridden by flags. The commented
+//! default file beside this module is what `headworks config default` prints; a test holds that it
+//! says what [`Config::default`] does. Called by the CLI; nothing else reads the environment, but
+//! for the S3 credentials that `artifact` takes from `AWS_*`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+/// The commented default file.
+pub const DEFAULT_FILE: &str = include_str!("default.toml");
+
+/// The prefix of environment variables that override keys.
+const PREFIX: &str = "HEADWORKS_";
+
+/// Variables with the prefix that mean something else: they name the file, or belong to tests.
+const NOT_KEYS: [&str; 2] = ["HEADWORKS_CONFIG", "HEADWORKS_LOG"];
+
+/// The whole configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[derive(Default)]
+pub struct Config {
+    /// Where state is kept.
+    pub store: StoreConfig,
+    /// Where outputs are kept.
+    pub artifacts: ArtifactsConfig,
+    /// Where DAGs and their documents are.
+    pub dags: DagsConfig,
+    /// How attempts are executed.
+    pub executor: ExecutorConfig,
+}
+
+/// `[store]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// `sqlite://PATH` or `postgres://...`.
+    pub url: String,
+}
+
+/// `[artifacts]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ArtifactsConfig {
+    /// A folder, or `s3://bucket/prefix`.
+    pub url: String,
+}
+
+/// `[dags]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DagsConfig {
+    /// The folder of the DAGs; its parent is the project's root.
+    pub path: PathBuf,
+}
+
+/// `[executor]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ExecutorConfig {
+    /// Attempts at once; 0 = one per core.
+    pub slots: usize,
+    /// Seconds that a session lives without a heartbeat.
+    pub lease_ttl_seconds: f64,
+    /// Seconds that an attempt gets to stop.
+    pub cancel_grace_seconds: f64,
+    /// The folder of attempts' own folders; empty = below the system's.
+    pub scratch: PathBuf,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { url: "sqlite://artifacts/headworks.db".into() }
+    }
+}
+
+impl Default for ArtifactsConfig {
+    fn default() -> Self {
+        Self { url: "artifacts/objects".into() }
+    }
+}
+
+impl Default for DagsConfig {
+    fn default() -> Self {
+        Self { path: "dags".into() }
+    }
+}
+
+impl Default for ExecutorConfig {
+    fn default() -> Self {
+        // An orphan runs again within a minute; a well-behaved task stops within a second.
+        Self { slots: 0, lease_ttl_seconds: 60.0, cancel_grace_seconds: 10.0, scratch: PathBuf::new() }
+    }
+}
+
+impl DagsConfig {
+    /// The project's root: what relative sources are below.
+    pub fn project_root(&self) -> PathBuf {
+        match self.path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        }
+    }
+}
+
+impl ExecutorConfig {
+    /// The time-to-live of a session.
+    pub fn lease_ttl(&self) -> Duration {
+        Duration::from_secs_f64(self.lease_ttl_seconds)
+    }
+
+    /// The grace of a cancel.
+    pub fn cancel_grace(&self) -> Duration {
+        Duration::from_secs_f64(self.cancel_grace_seconds)
+    }
+
+    /// Attempts at once, on a machine of `cores`.
+    pub fn slots_on(&self, cores: usize) -> usize {
+        if self.slots == 0 { cores } else { self.slots }
+    }
+
+    /// The folder of attempts' own folders.
+    pub fn scratch_root(&self) -> PathBuf {
+        if self.scratch.as_os_str().is_empty() { std::env::temp_dir().join("headworks") } else { self.scratch.clone() }
+    }
+}
+
+/// Why the configuration can not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can not be read.
+    #[error("can not read the configuration {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What lay beneath.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is no TOML, or has a key or value that means nothing.
+    #[error("the configuration {} is not valid", path.display())]
+    Toml {
+        /// Which.
+        path: PathBuf,
+        /// What lay beneath.
+        #[source]
+        source: toml::de::Error,
+    },
+    /// A variable that looks like a key, but is none.
+    #[error("{name} overrides no key of the configuration: {help}")]
+    Variable {
+        /// Its name.
+        name: String,
+        /// What would be right.
+        help: String,
+    },
+    /// A number that can not be.
+    #[error("{key} = {value} is out of range: {help}")]
+    Range {
+        /// Which key.
+        key: &'static str,
+        /// Its value.
+        value: f64,
+        /// What would be right.
+        help: &'static str,
+    },
+}
+
+impl Config {
+    /// Reads `file`, or where that is `None` `headworks.toml` if there is one, then `variables`.
+    ///
+    /// # Errors
+    /// Unreadable, unknown keys, values of the wrong type or out of range; each says which.
+    pub fn load(
+        file: Option<&Path>,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let path = file.map_or_else(|| PathBuf::from("headworks.toml"), Path::to_owned);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(ConfigError::File { path, source }),
+        };
+        let invalid = |source| ConfigError::Toml { path: path.clone(), source };
+        let mut table: Table = toml::from_str(&text).map_err(invalid)?;
+        // First as it stands, so that a wrong file is blamed on the file, with its line.
+        let _: Self = toml::from_str(&text).map_err(invalid)?;
+        for (name, value) in variables {
+            override_key(&mut table, &name, &value)?;
+        }
+        let config: Self = Value::Table(table).try_into().map_err(invalid)?;
+        config.check()
+    }
+
+    fn check(self) -> Result<Self, ConfigError> {
+        let positive = [
+            ("executor.lease_ttl_seconds", self.executor.lease_ttl_seconds, 0.1),
+            ("executor.cancel_grace_seconds", self.executor.cancel_grace_seconds, 0.0),
+        ];
+        for (key, value, least) in positive {
+            // Written so that NaN fails too; a day is more than any lease or grace should last.
+            if !(least..=86_400.0).contains(&value) {
+                return Err(ConfigError::Range { key, value, help: "use seconds, at most 86400" });
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// Sets the key that `HEADWORKS_<SECTION>_<KEY>` names.
+fn override_key(table: &mut Table, name: &str, text: &str) -> Result<(), ConfigError> {
+    let Some(rest) = name.strip_prefix(PREFIX) else { return Ok(()) };
+    if NOT_KEYS.contains(&name) || rest.starts_with("TEST_") || rest.starts_with("UPDATE_") {
+        return Ok(());
+    }
+    let lower = rest.to_ascii_lowercase();
+    let defaults = Table::try_from(Config::default()).unwrap_or_default();
+    let known = lower.split_once('_').and_then(|(section, key)| Some((section, key, defaults.get(section)?.get(key)?)));
+    let Some((section, key, default)) = known else {
+        let keys: Vec<_> = defaults
+            .iter()
+            .flat_map(|(section, keys)| keys.as_table().into_iter().flatten().map(move |(key, _)| (section, key)))
+            .map(|(section, key)| format!("{PREFIX}{}_{}", section.to_uppercase(), key.to_uppercase()))
+            .collect();
+        return Err(ConfigError::Variable { name: name.to_owned(), help: format!("there are {}", keys.join(", ")) });
+    };
+    let wrong = |what: &str| ConfigError::Variable { name: name.to_owned(), help: format!("{text:?} is no {what}") };
+    let value = match default {
+        Value::Integer(_) => Value::Integer(text.parse().map_err(|_| wrong("whole number"))?),
+        Value::Float(_) => Value::Float(text.parse().map_err(|_| wrong("number"))?),
+        Value::Boolean(_) => Value::Boolean(text.parse().map_err(|_| wrong("true or false"))?),
+        _ => Value::String(text.to_owned()),
+    };
+    let slot = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+    if let Some(keys) = slot.as_table_mut() {
+        keys.insert(key.to_owned(), value);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("headworks.toml");
+        std::fs::write(&path, text).expect("a file");
+        Config::load(Some(&path), variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    }
+
+    #[test]
+    fn the_default_file_says_what_the_defaults_are() {
+        assert_eq!(load(DEFAULT_FILE, &[]).expect("valid"), Config::default());
+        let table: Table = toml::from_str(DEFAULT_FILE).expect("valid");
+        assert_eq!(table, Table::try_from(Config::default()).expect("a table"), "every key stands in the file");
+    }
+
+    #[test]
+    fn variables_override_the_file() {
+        let config = load(
+            "[store]\nurl = \"sqlite://a.db\"\n[executor]\nslots = 3\n",
+            &[
+                ("HEADWORKS_STORE_URL", "postgres://db/hw"),
+                ("HEADWORKS_EXECUTOR_LEASE_TTL_SECONDS", "2.5"),
+                ("PATH", "/bin"),
+            ],
+        )
+        .expect("valid");
+        assert_eq!(config.store.url, "postgres://db/hw");
+        assert_eq!((config.executor.slots, config.executor.lease_ttl_seconds), (3, 2.5));
+    }
+
+    #[test]
+    fn what_means_nothing_is_refused_by_name() {
+        let error = load("[store]\nurk = \"x\"\n", &[]).expect_err("an unknown key");
+        assert!(std::error::Error::source(&error).is_some_and(|source| source.to_string().contains("urk")));
+        let error = load("", &[("HEADWORKS_STORE_URK", "x")]).expect_err("an unknown variable");
+        assert!(error.to_string().contains("HEADWORKS_STORE_URL"), "{error}");
+        let error = load("", &[("HEADWORKS_EXECUTOR_SLOTS", "many")]).expect_err("no number");
+        assert!(error.to_string().contains("many"), "{error}");
+        for wrong in ["-1.0", "nan", "0.0", "1e9"] {
+            assert!(load(&format!("[executor]\nlease_ttl_seconds = {wrong}\n"), &[]).is_err(), "{wrong}");
+        }
+    }
+}
