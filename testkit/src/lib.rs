@@ -4,5 +4,10 @@
 //! `expect`: a test that can not be set up has failed.
 
 mod bench;
+mod postgres;
+mod s3;
 
 pub use bench::{Done, TaskBench};
+pub use postgres::postgres;
+pub use s3::S3Server;
+pub use testkit_postgres::Database;

@@ -1,0 +1,3 @@
+//! The engine's integration tests: one binary, so that linking happens once.
+
+mod artifacts;
