@@ -380,6 +380,11 @@ impl FileFacts {
 
 #[cfg(test)]
 mod tests {
+    use futures::stream::BoxStream;
+    use object_store::{
+        CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions, PutResult,
+    };
+
     use super::*;
 
     #[test]
@@ -394,5 +399,120 @@ mod tests {
         assert_eq!(backoff(1), FIRST_BACKOFF);
         assert_eq!(backoff(2), FIRST_BACKOFF * 2);
         assert_eq!(backoff(60), MAX_BACKOFF);
+    }
+
+    /// What a put does to a [`Moody`] store.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Mood {
+        /// Fails before anything is written.
+        Refuses,
+        /// Writes, and fails then: the answer is lost.
+        WritesAndFails,
+        /// Says "already exists" though nothing is there (S3's 409 for conflicting puts).
+        ClaimsItExists,
+        /// Works.
+        Works,
+    }
+
+    /// A store in memory whose puts go as told, one mood after the other; then they work.
+    #[derive(Debug)]
+    struct Moody {
+        inner: object_store::memory::InMemory,
+        moods: std::sync::Mutex<Vec<Mood>>,
+    }
+
+    impl std::fmt::Display for Moody {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("moody")
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl ObjectStore for Moody {
+        async fn put_opts(
+            &self,
+            location: &path::Path,
+            payload: PutPayload,
+            options: PutOptions,
+        ) -> object_store::Result<PutResult> {
+            let mood = self.moods.lock().expect("no panic").pop().unwrap_or(Mood::Works);
+            let failed = || object_store::Error::Generic { store: "moody", source: "500".into() };
+            match mood {
+                Mood::Refuses => Err(failed()),
+                Mood::ClaimsItExists => {
+                    Err(object_store::Error::AlreadyExists { path: location.to_string(), source: "409".into() })
+                }
+                Mood::WritesAndFails => {
+                    self.inner.put_opts(location, payload, options).await?;
+                    Err(failed())
+                }
+                Mood::Works => self.inner.put_opts(location, payload, options).await,
+            }
+        }
+
+        async fn put_multipart_opts(
+            &self,
+            location: &path::Path,
+            options: PutMultipartOptions,
+        ) -> object_store::Result<Box<dyn MultipartUpload>> {
+            self.inner.put_multipart_opts(location, options).await
+        }
+
+        async fn get_opts(&self, location: &path::Path, options: GetOptions) -> object_store::Result<GetResult> {
+            self.inner.get_opts(location, options).await
+        }
+
+        fn delete_stream(
+            &self,
+            locations: BoxStream<'static, object_store::Result<path::Path>>,
+        ) -> BoxStream<'static, object_store::Result<path::Path>> {
+            self.inner.delete_stream(locations)
+        }
+
+        fn list(&self, prefix: Option<&path::Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+            self.inner.list(prefix)
+        }
+
+        async fn list_with_delimiter(&self, prefix: Option<&path::Path>) -> object_store::Result<ListResult> {
+            self.inner.list_with_delimiter(prefix).await
+        }
+
+        async fn copy_opts(
+            &self,
+            from: &path::Path,
+            to: &path::Path,
+            options: CopyOptions,
+        ) -> object_store::Result<()> {
+            self.inner.copy_opts(from, to, options).await
+        }
+    }
+
+    async fn publish(moods: &[Mood]) -> (Result<ArtifactRef, ArtifactError>, ArtifactStore) {
+        let moods = std::sync::Mutex::new(moods.iter().rev().copied().collect());
+        let objects = Arc::new(Moody { inner: object_store::memory::InMemory::new(), moods });
+        let store = ArtifactStore { location: "moody:".to_owned(), objects, folder: None };
+        let name = ArtifactName::parse("x").expect("a name");
+        (store.publish_bytes("t/x", name, Bytes::from_static(b"x")).await, store)
+    }
+
+    #[tokio::test]
+    async fn a_put_lands_whatever_became_of_the_answer() {
+        for moods in [
+            &[Mood::Refuses, Mood::Refuses][..],
+            &[Mood::WritesAndFails],
+            &[Mood::WritesAndFails, Mood::Refuses],
+            &[Mood::ClaimsItExists],
+        ] {
+            let (published, store) = publish(moods).await;
+            let artifact = published.unwrap_or_else(|error| panic!("{moods:?}: {error:?}"));
+            store.verify(&artifact).await.expect("the object is there");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_stays_down_is_given_up_as_transient() {
+        let (refused, store) = publish(&[Mood::Refuses; PUT_ATTEMPTS as usize]).await;
+        assert!(refused.expect_err("given up").is_transient());
+        assert!(store.list("").await.expect("listed").is_empty());
     }
 }
