@@ -1,0 +1,73 @@
+//! `cargo xtask test`: every test of the workspace, against SQLite and Postgres.
+//!
+//! Called by people, by `.ci/run` and by `cargo xtask verify`. Brings its own Postgres: an ephemeral
+//! cluster that is not root's and ends with this process, however that ends. Installs only
+//! Debian's `postgresql`, only as root, and only if no server programs are there.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use testkit_postgres::{Binaries, Cluster, PostgresError, URL_VARIABLE};
+
+use crate::run::{Failure, cargo, program_in_root};
+
+/// Runs doctests, then the tests; `arguments` narrow the tests and leave doctests out.
+pub fn run(arguments: &[&str]) -> Result<(), Failure> {
+    let cluster = match std::env::var_os(URL_VARIABLE) {
+        Some(_) => {
+            eprintln!("xtask: using the Postgres server of {URL_VARIABLE}");
+            None
+        }
+        None => Some(start_cluster()?),
+    };
+    let url = cluster.as_ref().map(|cluster| cluster.server().url());
+    let variables: Vec<(&str, &str)> = url.iter().map(|url| (URL_VARIABLE, url.as_str())).collect();
+    if arguments.is_empty() {
+        cargo(&["test", "--workspace", "--doc", "--quiet"], &variables)?;
+    }
+    let runner: &[&str] = if has_nextest() {
+        &["nextest", "run", "--workspace"]
+    } else {
+        eprintln!(
+            "xtask: cargo-nextest is not installed (cargo install --locked cargo-nextest); \
+             falling back to cargo test, which is slower and prints less"
+        );
+        &["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"]
+    };
+    cargo(&[runner, arguments].concat(), &variables)
+}
+
+fn has_nextest() -> bool {
+    let version =
+        Command::new("cargo").args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    version.is_ok_and(|status| status.success())
+}
+
+fn start_cluster() -> Result<Cluster, Failure> {
+    if let Err(PostgresError::NotInstalled { .. }) = Binaries::find() {
+        install_postgres()?;
+    }
+    let cluster = Cluster::start().map_err(failure)?;
+    eprintln!("xtask: Postgres for this run at {}", cluster.server().url());
+    Ok(cluster)
+}
+
+/// Installs Debian's package where that is possible; otherwise leaves the message to [`PostgresError`].
+fn install_postgres() -> Result<(), Failure> {
+    if !Path::new("/usr/bin/apt-get").exists() || !is_root() {
+        return Ok(());
+    }
+    let quiet = [("DEBIAN_FRONTEND", "noninteractive")];
+    program_in_root("apt-get", &["update", "--quiet"], &quiet)?;
+    program_in_root("apt-get", &["install", "--quiet", "--yes", "--no-install-recommends", "postgresql"], &quiet)
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output();
+    id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
+
+fn failure(error: PostgresError) -> Failure {
+    let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    Failure { message: format!("{error}{cause}"), code: 1 }
+}
