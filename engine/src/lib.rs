@@ -9,6 +9,7 @@ pub mod config;
 pub mod dag;
 pub mod executor;
 pub mod id;
+pub mod launch;
 pub mod plan;
 pub mod registry;
 pub mod run;

@@ -4,10 +4,12 @@
 //! `expect`: a test that can not be set up has failed.
 
 mod bench;
+mod fakes;
 mod postgres;
 mod s3;
 
 pub use bench::{Done, TaskBench};
+pub use fakes::{Fake, FakeParams, fake_kinds};
 pub use postgres::postgres;
 pub use s3::S3Server;
 pub use testkit_postgres::Database;

@@ -40,7 +40,7 @@ pub use models::ModelRow;
 pub use open::{Migration, OpenMode};
 pub use registry::TenantRegistry;
 pub use session::NewSession;
-pub use view::{ArtifactView, RunSummary, RunView, TaskView};
+pub use view::{ArtifactView, EventView, RunSummary, RunView, TaskView};
 pub use work::Work;
 
 use self::dialect::Dialect;
@@ -64,13 +64,18 @@ pub struct Store {
     /// DAG versions are immutable: each is lowered once per process.
     dags: Mutex<HashMap<Digest, Arc<Dag>>>,
     /// Held while this process owns an SQLite file.
-    _owner: Option<std::fs::File>,
+    owner: Option<std::fs::File>,
 }
 
 impl Store {
     /// Where the store is, without its password.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Whether this process owns the database: every other session of it is dead.
+    pub fn is_owned(&self) -> bool {
+        self.owner.is_some()
     }
 
     /// The DAG of a pinned version.

@@ -72,7 +72,7 @@ impl Store {
             incarnation,
             writer: tokio::sync::Mutex::new(()),
             dags: Mutex::new(HashMap::new()),
-            _owner: owner,
+            owner,
         })
     }
 

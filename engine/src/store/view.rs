@@ -242,3 +242,56 @@ fn outputs(instances: &[task_instance::Model]) -> Result<Value, StoreError> {
     }
     Ok(Value::Object(all))
 }
+
+/// Something that happened to a run or to one of its task instances.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EventView {
+    /// The task instance; `None` = the run itself.
+    pub instance: Option<InstanceId>,
+    /// The instance's generation; 0 for the run.
+    pub generation: i64,
+    /// From 1, without gaps, per run and per generation of an instance.
+    pub seq: i64,
+    /// RFC 3339.
+    pub at: String,
+    /// The word of the event.
+    pub event: String,
+    /// The state afterwards.
+    pub state: String,
+    /// The attempt it is about.
+    pub attempt: Option<i64>,
+    /// That attempt's epoch.
+    pub epoch: Option<i64>,
+    /// Why, as JSON.
+    pub detail: Option<String>,
+}
+
+impl Store {
+    /// Everything that happened in a run, in order of time.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn events(&self, tenant: &TenantId, id: RunId) -> Result<Vec<EventView>, StoreError> {
+        let sql = "SELECT task, element, generation, seq, at, event, state, attempt, epoch, detail FROM event \
+                   WHERE tenant = $1 AND run = $2 ORDER BY at, op_id, task, element, generation, seq";
+        let values = vec![tenant.to_string().into(), id.to_string().into()];
+        let found = tx::read(&self.db, "read the events", sql, values).await?;
+        found.iter().map(event).collect()
+    }
+}
+
+fn event(row: &sea_orm::QueryResult) -> Result<EventView, StoreError> {
+    let task: String = rows::get(row, "task")?;
+    let at: i64 = rows::get(row, "at")?;
+    Ok(EventView {
+        instance: if task.is_empty() { None } else { Some(rows::instance(row)?) },
+        generation: rows::get(row, "generation")?,
+        seq: rows::get(row, "seq")?,
+        at: rfc3339(at),
+        event: rows::get(row, "event")?,
+        state: rows::get(row, "state")?,
+        attempt: rows::get(row, "attempt")?,
+        epoch: rows::get(row, "epoch")?,
+        detail: rows::get(row, "detail")?,
+    })
+}

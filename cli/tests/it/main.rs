@@ -1,0 +1,7 @@
+//! The binary's integration tests: the real `headworks` on real files and databases.
+
+mod bench;
+mod dags;
+mod errors;
+mod pipeline;
+mod resume;
