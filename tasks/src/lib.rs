@@ -3,4 +3,6 @@
 //! Registered by the `headworks` binary. A kind sees the engine through `engine::task` alone, never
 //! the store.
 
+pub mod features;
 pub mod metrics;
+pub mod model;
