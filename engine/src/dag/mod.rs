@@ -4,10 +4,23 @@
 //! [`Diagnostic`] at once. Everything after this module may trust a `Dag`: no cycle, no missing
 //! parent, every input bound to its producer. Nothing here renders a template or knows a state.
 
+mod bind;
 mod diagnostic;
+mod duration;
+mod graph;
 mod kind;
+mod limits;
+mod lints;
 mod lower;
-mod spec;
+mod parameters;
+mod params;
+mod policy;
+pub(crate) mod read;
+mod references;
+mod schedule_shape;
+mod schema;
+pub(crate) mod spec;
+mod suggest;
 mod trigger;
 
 use std::time::Duration;
@@ -16,9 +29,10 @@ use indexmap::IndexMap;
 use petgraph::graph::{DiGraph, NodeIndex};
 use serde_json::Value;
 
-pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use diagnostic::{Diagnostic, DiagnosticRow, Diagnostics, Severity};
 pub use kind::{InputSpec, KindCatalog, KindInfo, OutputSpec, ParamProblem};
-pub use lower::lower;
+pub use limits::{MAX_DEPTH, MAX_EDGES, MAX_MATRIX_ELEMENTS, MAX_SOURCE_BYTES, MAX_TASKS};
+pub use lower::{lower, lower_bytes};
 pub use trigger::{TriggerRule, UpstreamCounts, Verdict};
 
 use crate::id::{ArtifactName, DagId, Digest, TaskId};
@@ -80,6 +94,8 @@ pub struct Task {
     pub condition: Option<Value>,
     /// Elements of the cross product of `matrix`, in order; empty for a task without one.
     pub matrix: Vec<IndexMap<String, Value>>,
+    /// `for_each`: a template that yields the list to fan out over. No DAG with one is accepted yet.
+    pub for_each: Option<String>,
     /// Parameters as written: templates are rendered when the attempt starts.
     pub with: Value,
     /// Named inputs and the tasks that make them.
