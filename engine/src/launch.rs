@@ -159,8 +159,11 @@ fn pin(
     for index in 0..elements {
         let element = task.matrix.get(index);
         let scope = Scope { matrix: element.map_or(Value::Null, |it| json!(it)), ..pinning.scope.clone() };
-        let named = render(written, &scope)
-            .map_err(|source| LaunchError::Template { task: task.id.to_string(), param, source })?;
+        let named = render(written, &scope).map_err(|source| LaunchError::Template {
+            task: task.id.to_string(),
+            param,
+            source,
+        })?;
         let name = named.as_str().map_or_else(|| named.to_string(), str::to_owned);
         let stem = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
         if name.is_empty() || !name.bytes().all(stem) {
@@ -176,12 +179,7 @@ fn pin(
         })?;
         let index = element.and_then(|_| u32::try_from(index).ok());
         let instance = InstanceId::new(task.id.clone(), index);
-        documents.push(PinnedDocument {
-            instance,
-            param: param.to_owned(),
-            path: path.display().to_string(),
-            content,
-        });
+        documents.push(PinnedDocument { instance, param: param.to_owned(), path: path.display().to_string(), content });
     }
     Ok(())
 }

@@ -6,17 +6,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::artifact::ArtifactStore;
-use engine::dag::lower;
-use engine::executor::{Executor, ExecutorError, Progress, Settings};
-use engine::id::{InstanceId, RunId, SessionId, TaskId, TenantId};
-use engine::plan::FailureKind;
-use engine::registry::RegistryChange;
-use engine::run::{RunState, TaskState};
-use engine::store::{
+use headworks_engine::artifact::ArtifactStore;
+use headworks_engine::dag::lower;
+use headworks_engine::executor::{Executor, ExecutorError, Progress, Settings};
+use headworks_engine::id::{InstanceId, RunId, SessionId, TaskId, TenantId};
+use headworks_engine::plan::FailureKind;
+use headworks_engine::registry::RegistryChange;
+use headworks_engine::run::{RunState, TaskState};
+use headworks_engine::store::{
     Claim, ClaimScope, Finish, NewRun, NewSession, OpenMode, Outcome, Receipt, RunKind, Store, StoreError,
 };
-use engine::task::{ErrorClass, Kinds};
+use headworks_engine::task::{ErrorClass, Kinds};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -178,12 +178,8 @@ async fn a_chain_advances_with_each_finish(bed: Bed) {
     assert_eq!(first.len(), 1, "only the root is ready");
     assert_eq!((first[0].identity.attempt.0, first[0].identity.epoch.0), (1, 1));
     let receipts = bed.store.finish(&[finish(session, &first[0], succeeded(json!({ "n": 1 })))]).await.expect("ok");
-    let expected = Receipt::Recorded {
-        task: TaskState::Succeeded,
-        run: RunState::Running,
-        not_before: None,
-        reason: None,
-    };
+    let expected =
+        Receipt::Recorded { task: TaskState::Succeeded, run: RunState::Running, not_before: None, reason: None };
     assert_eq!(receipts, [expected]);
     let second = bed.claim(session, 8).await;
     assert_eq!(second[0].identity.instance.to_string(), "b");
@@ -414,7 +410,7 @@ async fn the_last_two_of_a_run_finish_at_once(bed: Bed) {
 }
 
 fn promotion(expected: Option<u32>) -> Outcome {
-    let name = engine::id::ModelName::parse("demand").expect("valid");
+    let name = headworks_engine::id::ModelName::parse("demand").expect("valid");
     let artifact = serde_json::from_value(json!({
         "name": "model.bin", "key": "k", "digest": "0".repeat(64), "bytes": 1, "rows": null, "schema_digest": null,
     }));
@@ -446,7 +442,7 @@ async fn promotion_is_one_compare_and_swap(bed: Bed) {
     assert!(reason.to_string().contains("changed from none to v1"), "{reason}");
     let models = bed.store.models(None, None).await.expect("ok");
     assert_eq!(models.len(), 1, "the refused attempt registered nothing");
-    assert_eq!(models[0].version.status, engine::registry::ModelStatus::Champion);
+    assert_eq!(models[0].version.status.as_str(), "champion");
     bed.start(CHAIN).await;
     let third = loop {
         let claim = bed.claim(session, 1).await.remove(0);
@@ -456,7 +452,7 @@ async fn promotion_is_one_compare_and_swap(bed: Bed) {
     };
     bed.store.finish(&[finish(session, &third, promotion(Some(1)))]).await.expect("ok");
     let statuses: Vec<_> = bed.store.models(None, None).await.expect("ok").into_iter().map(|it| it.version).collect();
-    use engine::registry::ModelStatus::{Archived, Champion};
+    use headworks_engine::registry::ModelStatus::{Archived, Champion};
     let statuses: Vec<_> = statuses.iter().map(|it| (it.version, it.status)).collect();
     assert_eq!(statuses, [(2, Champion), (1, Archived)]);
 }
@@ -612,7 +608,11 @@ async fn a_second_owner_of_an_sqlite_file_is_refused_and_a_reader_is_not() {
 #[tokio::test]
 async fn a_database_of_a_newer_binary_is_refused() {
     let bed = Bed::postgres().await;
-    bed._database.as_ref().expect("postgres").query("INSERT INTO seaql_migrations VALUES ('m9999_future', 0)").expect("ok");
+    bed._database
+        .as_ref()
+        .expect("postgres")
+        .query("INSERT INTO seaql_migrations VALUES ('m9999_future', 0)")
+        .expect("ok");
     let error = Store::open(&bed.url, OpenMode::Own, Arc::new(testkit::fake_kinds())).await.err().expect("refused");
     assert!(matches!(&error, StoreError::SchemaNewer { migration } if migration == "m9999_future"), "{error}");
 }
