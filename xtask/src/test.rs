@@ -26,15 +26,21 @@ pub fn run(arguments: &[&str]) -> Result<(), Failure> {
         cargo(&["test", "--workspace", "--doc", "--quiet"], &variables)?;
     }
     let runner: &[&str] = if has_nextest() {
-        &["nextest", "run", "--workspace"]
+        &["nextest", "run"]
     } else {
         eprintln!(
             "xtask: cargo-nextest is not installed (cargo install --locked cargo-nextest); \
              falling back to cargo test, which is slower and prints less"
         );
-        &["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"]
+        &["test", "--lib", "--bins", "--tests", "--no-fail-fast"]
     };
-    cargo(&[runner, arguments].concat(), &variables)
+    cargo(&[runner, scope(arguments), arguments].concat(), &variables)
+}
+
+/// All crates, unless the arguments choose: cargo lets `--workspace` win over `--package`.
+fn scope(arguments: &[&str]) -> &'static [&'static str] {
+    let chooses = |argument: &&str| argument.starts_with("-p") || argument.starts_with("--package");
+    if arguments.iter().any(chooses) { &[] } else { &["--workspace"] }
 }
 
 fn has_nextest() -> bool {
@@ -70,4 +76,17 @@ fn is_root() -> bool {
 fn failure(error: PostgresError) -> Failure {
     let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
     Failure { message: format!("{error}{cause}"), code: 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_may_choose_the_crates() {
+        assert_eq!(scope(&["store::"]), ["--workspace"]);
+        for chosen in [&["-p", "xtask"][..], &["-pxtask"], &["--package=xtask"], &["x", "--package", "xtask"]] {
+            assert!(scope(chosen).is_empty(), "{chosen:?}");
+        }
+    }
 }

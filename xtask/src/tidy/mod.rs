@@ -3,12 +3,14 @@
 //! Called by `cargo xtask tidy` and by a test, so that CI holds them. Looks at the files that are
 //! there, whatever git says. What clippy already holds (sizes of functions, `unwrap`) is not here.
 
+mod documents;
 mod modules;
 mod source;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use documents::{dead_links, wrong_tree};
 use modules::{broken_imports, broken_purity};
 use source::Source;
 
@@ -40,6 +42,9 @@ pub fn check(root: &Path) -> Vec<String> {
     for file in &files {
         let path = file.strip_prefix(root).unwrap_or(file);
         match fs::read_to_string(file) {
+            Ok(text) if path.extension().is_some_and(|extension| extension == "md") => {
+                broken.extend(dead_links(root, path, &text));
+            }
             Ok(text) => broken.extend(broken_in(&Source::new(path, &text))),
             Err(error) => broken.push(format!("{}:1: not readable: {error}", path.display())),
         }
@@ -47,6 +52,7 @@ pub fn check(root: &Path) -> Vec<String> {
     if files.is_empty() {
         broken.push(format!("{}:1: no source files here", root.display()));
     }
+    broken.extend(wrong_tree(root));
     broken
 }
 
@@ -83,7 +89,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
         let Ok(kind) = entry.file_type() else { continue };
         if kind.is_dir() && !name.starts_with('.') && !NOT_OURS.contains(&name.as_ref()) {
             collect(&path, files);
-        } else if kind.is_file() && name.ends_with(".rs") {
+        } else if kind.is_file() && [".rs", ".md"].iter().any(|ending| name.ends_with(ending)) {
             files.push(path);
         }
     }
