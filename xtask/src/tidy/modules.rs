@@ -5,19 +5,20 @@
 use super::source::Source;
 
 /// Each module of `engine/src` and the modules that it may name beside itself, in reading order.
-pub const MAY_IMPORT: [(&str, &[&str]); 15] = [
+pub const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("id", &[]),
-    ("dag", &["id"]),
+    ("template", &["id"]),
+    ("dag", &["id", "template"]),
     ("schedule", &["id"]),
     ("run", &["id", "dag"]),
     ("plan", &["id", "dag", "run"]),
-    ("template", &["id"]),
     ("tenant", &["id"]),
     ("registry", &["id", "artifact"]),
     ("clock", &[]),
     ("task", &["id", "dag", "artifact", "registry"]),
     ("artifact", &["id"]),
     ("store", &["id", "dag", "run", "plan", "template", "registry", "task", "artifact", "clock"]),
+    ("launch", &["id", "dag", "plan", "template", "store"]),
     ("executor", &["id", "dag", "run", "plan", "template", "registry", "task", "artifact", "store", "clock"]),
     ("scheduler", &["id", "dag", "plan", "schedule", "tenant", "store", "artifact", "clock"]),
     ("config", &[]),
