@@ -12,7 +12,7 @@ pub const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("schedule", &["id"]),
     ("run", &["id", "dag"]),
     ("plan", &["id", "dag", "run"]),
-    ("tenant", &["id"]),
+    ("tenant", &["id", "dag"]),
     ("registry", &["id", "artifact"]),
     ("clock", &[]),
     ("task", &["id", "dag", "artifact", "registry"]),
