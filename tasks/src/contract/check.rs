@@ -53,7 +53,8 @@ fn header(contract: &Contract, found: &mut Vec<String>) {
 fn tables(contract: &Contract, found: &mut Vec<String>) {
     table("source", &contract.source, found);
     if contract.source.path.is_some() || !contract.source.key.is_empty() {
-        found.push("source: `path` and `key` are for side tables; the DAG or the tenant names the source's path".into());
+        found
+            .push("source: `path` and `key` are for side tables; the DAG or the tenant names the source's path".into());
     }
     for (name, side) in &contract.side {
         let at = format!("side.{name}");

@@ -422,8 +422,11 @@ negative = "keep"
     #[test]
     fn no_policy_is_optional() {
         for policy in ["missing", "gaps", "after_last", "duplicates", "exact_duplicates", "negative"] {
-            let without: String =
-                SHOP.lines().filter(|line| !line.starts_with(&format!("{policy} ="))).map(|l| format!("{l}\n")).collect();
+            let without: String = SHOP
+                .lines()
+                .filter(|line| !line.starts_with(&format!("{policy} =")))
+                .map(|l| format!("{l}\n"))
+                .collect();
             assert!(problems(&without).contains(policy), "{policy} was not asked for");
         }
     }
@@ -431,7 +434,10 @@ negative = "keep"
     #[test]
     fn all_mistakes_of_meaning_at_once() {
         let text = SHOP
-            .replace("[columns.demand]\nsql = \"sold\"", "[columns.price]\nsql = \"sold\"\ngrid = \"1\"\nrole = \"past_only\"")
+            .replace(
+                "[columns.demand]\nsql = \"sold\"",
+                "[columns.price]\nsql = \"sold\"\ngrid = \"1\"\nrole = \"past_only\"",
+            )
             .replace("frequency = \"D\"", "frequency = \"M\"")
             .replace("[grain]\nshop = \"shop\"", "[grain]");
         let found = problems(&text);

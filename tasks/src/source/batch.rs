@@ -35,12 +35,7 @@ pub(super) struct BatchBuilder {
 impl BatchBuilder {
     pub(super) fn new(table: &Table) -> Self {
         let columns = table.columns.values().map(|column| Column::new(column.cell)).collect();
-        Self {
-            schema: super::schema_of(table),
-            columns,
-            rows: Int64Builder::with_capacity(BATCH_ROWS),
-            length: 0,
-        }
+        Self { schema: super::schema_of(table), columns, rows: Int64Builder::with_capacity(BATCH_ROWS), length: 0 }
     }
 
     pub(super) fn is_full(&self) -> bool {

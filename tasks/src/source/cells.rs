@@ -50,9 +50,9 @@ fn bad_date(code: &'static str, default: &str, column: &SourceColumn) -> BadCell
 
 /// `12`, `-3`, `+4`; also `12.0`, which spreadsheets make of whole numbers.
 fn integer(text: &str) -> Option<i64> {
-    let whole = text.split_once('.').map_or(text, |(whole, rest)| {
-        if !rest.is_empty() && rest.bytes().all(|b| b == b'0') { whole } else { text }
-    });
+    let whole = text
+        .split_once('.')
+        .map_or(text, |(whole, rest)| if !rest.is_empty() && rest.bytes().all(|b| b == b'0') { whole } else { text });
     whole.parse().ok()
 }
 

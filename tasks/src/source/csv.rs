@@ -61,11 +61,12 @@ pub(super) fn open(table: &Table, file: &SourceFile, problems: &mut Problems) ->
     csv.width = header.len();
     if header.len() == 1
         && table.columns.len() > 1
-        && let Some((_, shown)) = OTHER_DELIMITERS
-            .iter()
-            .find(|(other, _)| *other != table.delimiter && table.columns.keys().all(|c| header[0].split(*other).any(|h| h == c)))
+        && let Some((_, shown)) = OTHER_DELIMITERS.iter().find(|(other, _)| {
+            *other != table.delimiter && table.columns.keys().all(|c| header[0].split(*other).any(|h| h == c))
+        })
     {
-        let what = format!("its header does not split at {:?}, but at {shown:?}; set delimiter = {shown:?}", table.delimiter);
+        let what =
+            format!("its header does not split at {:?}, but at {shown:?}; set delimiter = {shown:?}", table.delimiter);
         return Err(SourceError::refused(&file.path, what));
     }
     csv.wanted = columns_in_file(table, file, &header, problems)?;

@@ -143,7 +143,8 @@ fn pins(table: &Table, files: &[SourceFile]) -> Result<(), SourceError> {
         return Err(SourceError::refused(&files[0].path, what));
     };
     if let Some(bytes) = table.bytes.filter(|bytes| *bytes != file.bytes) {
-        let what = format!("has {} bytes; the contract pins {bytes}. It is another file, or a partial copy", file.bytes);
+        let what =
+            format!("has {} bytes; the contract pins {bytes}. It is another file, or a partial copy", file.bytes);
         return Err(SourceError::refused(&file.path, what));
     }
     if let Some(pin) = table.sha256.as_ref().filter(|pin| !pin.eq_ignore_ascii_case(&file.sha256)) {
@@ -184,7 +185,10 @@ pub(super) fn text(file: &SourceFile) -> Result<Box<dyn BufRead + Send>, SourceE
         return Ok(Box::new(BufReader::with_capacity(1 << 18, plain)));
     }
     if magic.starts_with(b"PAR1") {
-        return Err(SourceError::refused(&file.path, "is Parquet, and the contract reads it as text; correct `format`"));
+        return Err(SourceError::refused(
+            &file.path,
+            "is Parquet, and the contract reads it as text; correct `format`",
+        ));
     }
     if magic.starts_with(b"PK\x03\x04") {
         let reason = "it is a zip archive (an Excel workbook is one); unpack it, or save the sheet as CSV".into();
@@ -256,11 +260,10 @@ mod tests {
             locate(&table(), path, shown).expect("found").into_iter().map(|file| file.shown).collect()
         };
         let base = folder.path().file_name().expect("name").to_string_lossy().into_owned();
-        assert_eq!(names(folder.path(), &base), [
-            format!("{base}/a.csv.gz"),
-            format!("{base}/b.csv"),
-            format!("{base}/c.parquet")
-        ]);
+        assert_eq!(
+            names(folder.path(), &base),
+            [format!("{base}/a.csv.gz"), format!("{base}/b.csv"), format!("{base}/c.parquet")]
+        );
         assert_eq!(names(&folder.path().join("?.csv"), "in/?.csv"), ["in/b.csv"]);
     }
 

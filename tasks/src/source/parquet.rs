@@ -44,8 +44,7 @@ impl ParquetFile {
     ) -> Result<Self, SourceError> {
         frame(file)?;
         let damaged = |error: parquet::errors::ParquetError| damaged(&file.path, &error);
-        let handle =
-            File::open(&file.path).map_err(|source| SourceError::Io { path: file.path.clone(), source })?;
+        let handle = File::open(&file.path).map_err(|source| SourceError::Io { path: file.path.clone(), source })?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(handle).map_err(damaged)?;
         limits(file, &builder)?;
         let found: Vec<String> = builder.schema().fields().iter().map(|field| field.name().clone()).collect();
@@ -65,14 +64,20 @@ impl ParquetFile {
     }
 
     /// The declared columns in their types; `bad` gets the rows that do not fit.
-    fn typed(&self, raw: &RecordBatch, bad: &mut [bool], problems: &mut Problems) -> Result<Vec<ArrayRef>, SourceError> {
+    fn typed(
+        &self,
+        raw: &RecordBatch,
+        bad: &mut [bool],
+        problems: &mut Problems,
+    ) -> Result<Vec<ArrayRef>, SourceError> {
         let mut arrays = Vec::with_capacity(self.table.columns.len());
         for (name, column) in &self.table.columns {
             let from = raw.column_by_name(name).expect("the projection has every declared column");
             let from = text_nulls(from, &self.table, column.cell);
             let options = CastOptions { safe: true, ..CastOptions::default() };
             let to = cast_with_options(&from, &column.cell.arrow(), &options).map_err(|_| {
-                let what = format!("column {name} is {} and can not be read as {}", from.data_type(), column.cell.word());
+                let what =
+                    format!("column {name} is {} and can not be read as {}", from.data_type(), column.cell.word());
                 SourceError::refused(&self.path, what)
             })?;
             for row in 0..to.len() {
