@@ -4,16 +4,27 @@
 //! `engine::task` alone, never the store.
 
 pub mod contract;
+pub mod evaluate;
 pub mod features;
+pub mod gate;
 pub mod ingest;
 pub mod metrics;
 pub mod model;
+mod port;
+pub mod promote;
+pub mod report;
 pub mod session;
 pub mod source;
+pub mod train;
 
 use engine::task::Kinds;
 
 /// Adds every kind of this crate.
 pub fn register(kinds: &mut Kinds) {
     kinds.register(ingest::Ingest);
+    kinds.register(features::Features);
+    kinds.register(train::Train);
+    kinds.register(evaluate::Evaluate);
+    kinds.register(promote::Promote);
+    kinds.register(report::ReportTask);
 }

@@ -81,6 +81,15 @@ pub struct FeatureColumn {
     pub categories: Option<Vec<String>>,
 }
 
+/// A panel's column that no feature is made of, and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SkippedColumn {
+    /// Its name.
+    pub column: String,
+    /// Why.
+    pub reason: String,
+}
+
 /// The whole document.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FeaturesDocument {
@@ -107,4 +116,6 @@ pub struct FeaturesDocument {
     pub last_time: NaiveDate,
     /// The features, in the table's order.
     pub columns: Vec<FeatureColumn>,
+    /// Columns of the panel that no feature is made of.
+    pub skipped: Vec<SkippedColumn>,
 }

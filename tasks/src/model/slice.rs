@@ -34,8 +34,8 @@ impl Origin {
 
     /// The last `windows` origins whose windows of one horizon follow each other without overlap and
     /// end where the known demand ends: `last_time - horizon * k`, for `k = windows..=1`.
-    pub fn last(document: &FeaturesDocument, windows: u32) -> Vec<Self> {
-        let span = document.horizon.cast_signed() * document.frequency.step_days();
+    pub fn last(document: &FeaturesDocument, windows: u32, horizon: u32) -> Vec<Self> {
+        let span = horizon.cast_signed() * document.frequency.step_days();
         let last = Self(document.last_time).days();
         (1..=windows.cast_signed()).rev().map(|k| Self::from_days(last - span * k)).collect()
     }

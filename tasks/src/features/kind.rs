@@ -1,0 +1,137 @@
+//! The `features` task kind: reads the panel and its schema, writes the feature table and its document.
+//!
+//! Registered by the binary. Everything that counts is in `spec`, `compute` and `table`; this file
+//! moves artifacts and keeps tokio's threads free.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use engine::dag::{InputSpec, OutputSpec, ParamProblem};
+use engine::id::{ArtifactName, Digest};
+use engine::task::{ErrorClass, ParquetSink, Task, TaskContext, TaskError, TaskOutput};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::features::panel::{Panel, PanelSchema};
+use crate::features::spec::Spec;
+use crate::features::table::{table_schema, write_table};
+use crate::features::{FORMAT_VERSION, FeaturesDocument, FeaturesParams};
+
+/// Lags, rolling statistics, calendar and covariates, none of which reads what a forecast can not know.
+pub struct Features;
+
+#[async_trait]
+impl Task for Features {
+    type Params = FeaturesParams;
+
+    const KIND: &'static str = "features";
+    const CODE_VERSION: u32 = 1;
+    const SUMMARY: &'static str = "Compute leak-free features from the canonical panel";
+
+    fn inputs(_with: &Value) -> Vec<InputSpec> {
+        ["panel.parquet", "canonical_schema_snapshot.json"].map(required).into()
+    }
+
+    fn outputs(_with: &Value) -> Vec<OutputSpec> {
+        vec![
+            output("features.parquet", "one row per series and period: keys, demand, features"),
+            output("features.json", "what each feature is, its lag, and the digest of the rules"),
+        ]
+    }
+
+    fn check(params: &FeaturesParams) -> Vec<ParamProblem> {
+        params.problems()
+    }
+
+    async fn run(&self, context: &TaskContext, params: FeaturesParams) -> Result<TaskOutput, TaskError> {
+        let started = Instant::now();
+        let input = context.input("panel.parquet")?;
+        let schema: PanelSchema = context.fetch_json(context.input("canonical_schema_snapshot.json")?).await?;
+        let path = context.fetch(input).await?;
+        let (panel, spec) = blocking(move || prepare(&path, &schema, &params)).await?;
+        let document = document(&panel, &spec, input.artifact.digest)?;
+        let read_seconds = started.elapsed().as_secs_f64();
+        let sink = context.parquet("features.parquet", table_schema(&spec))?;
+        let cancel = context.cancel().clone();
+        let sink = blocking(move || compute(&spec, &panel, sink, &cancel)).await?;
+        sink.publish(context).await?;
+        context.publish_json("features.json", &document).await?;
+        Ok(TaskOutput::new(json!({
+            "rows": document.rows,
+            "series": document.series,
+            "features": document.columns.len(),
+            "skipped": document.skipped,
+            "spec_digest": document.spec_digest,
+            "read_seconds": read_seconds,
+            "seconds": started.elapsed().as_secs_f64(),
+        })))
+    }
+}
+
+fn prepare(path: &PathBuf, schema: &PanelSchema, params: &FeaturesParams) -> Result<(Panel, Spec), TaskError> {
+    let file = File::open(path)
+        .map_err(|source| TaskError::transient_from(format!("can not open {}", path.display()), source))?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|b| b.build()).map_err(|source| {
+        TaskError::permanent_from(ErrorClass::System, "panel.parquet is not readable Parquet", source)
+    })?;
+    let panel = Panel::read(schema, reader)?;
+    let spec = Spec::new(params, &panel);
+    Ok((panel, spec))
+}
+
+fn compute(
+    spec: &Spec,
+    panel: &Panel,
+    mut sink: ParquetSink,
+    cancel: &CancellationToken,
+) -> Result<ParquetSink, TaskError> {
+    write_table(spec, panel, cancel, |batch| sink.write(batch))?;
+    Ok(sink)
+}
+
+/// `features.json` of a panel.
+pub(super) fn document(panel: &Panel, spec: &Spec, panel_digest: Digest) -> Result<FeaturesDocument, TaskError> {
+    let (first_time, last_time) = panel.span().ok_or_else(|| {
+        TaskError::permanent(ErrorClass::Validation, "no period of the panel has known demand; look at its contract")
+    })?;
+    Ok(FeaturesDocument {
+        format_version: FORMAT_VERSION,
+        spec_digest: spec.digest(panel.frequency)?,
+        panel_digest,
+        frequency: panel.frequency,
+        season: spec.season,
+        horizon: spec.horizon,
+        rows: panel.times.len() as u64,
+        series: panel.series.len() as u64,
+        first_time,
+        last_time,
+        columns: spec.features.iter().map(|feature| feature.column.clone()).collect(),
+        skipped: spec.skipped.clone(),
+    })
+}
+
+/// Runs what computes or waits for a disk away from tokio's own threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, TaskError> + Send + 'static,
+) -> Result<T, TaskError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(TaskError::Canceled),
+    }
+}
+
+fn required(name: &str) -> InputSpec {
+    InputSpec { name: artifact(name), many: false, optional: false }
+}
+
+fn output(name: &str, summary: &str) -> OutputSpec {
+    OutputSpec { name: artifact(name), summary: summary.to_owned() }
+}
+
+fn artifact(name: &str) -> ArtifactName {
+    ArtifactName::parse(name).expect("a literal that keeps to the rule")
+}
