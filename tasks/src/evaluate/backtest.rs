@@ -98,14 +98,14 @@ impl Backtests {
         Ok(backtests)
     }
 
-    /// Another model's, which must be about the same rows.
-    pub(crate) fn add(&mut self, batches: &[RecordBatch]) -> Result<(), BacktestError> {
+    /// Another model's, which must be about the same rows; returns its name.
+    pub(crate) fn add(&mut self, batches: &[RecordBatch]) -> Result<String, BacktestError> {
         let (model, point) = self.points_like(batches)?;
         if self.points.iter().any(|(other, _)| *other == model) {
             return Err(BacktestError::Duplicate { model });
         }
-        self.points.push((model, point));
-        Ok(())
+        self.points.push((model.clone(), point));
+        Ok(model)
     }
 
     /// Name and forecasts of a model that is not to be added, about the same rows: the champion's.

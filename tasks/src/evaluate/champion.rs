@@ -48,11 +48,8 @@ pub(crate) fn compare(
         Ok(None) => return Ok(ChampionComparison::absent(name)),
         Err(error) => return Ok(ChampionComparison::unreadable(name, error_chain(error))),
     };
-    let mut compared = ChampionComparison {
-        present: Some(true),
-        version: Some(version.version),
-        ..ChampionComparison::absent(name)
-    };
+    let mut compared =
+        ChampionComparison { present: Some(true), version: Some(version.version), ..ChampionComparison::absent(name) };
     match figures(version, bout, &mut compared) {
         Ok(()) => {}
         Err(Missing::Because(why)) => compared.missing = Some(why),
@@ -78,8 +75,9 @@ impl From<TaskError> for Missing {
 
 fn figures(version: &ModelVersion, bout: &Bout<'_>, compared: &mut ChampionComparison) -> Result<(), Missing> {
     let stored = version.metadata.get("recipe").cloned().unwrap_or(Value::Null);
-    let recipe: Recipe = serde_json::from_value(stored)
-        .map_err(|error| Missing::Because(format!("version {} has no recipe that can be read: {error}", version.version)))?;
+    let recipe: Recipe = serde_json::from_value(stored).map_err(|error| {
+        Missing::Because(format!("version {} has no recipe that can be read: {error}", version.version))
+    })?;
     // Digested anew: an option that was added since then has its default in both.
     let digest = recipe.digest()?;
     compared.model = Some(recipe.spec.kind().as_str().to_owned());
@@ -91,7 +89,8 @@ fn figures(version: &ModelVersion, bout: &Bout<'_>, compared: &mut ChampionCompa
     }
     let origins: Vec<Origin> = bout.backtests.origins().into_iter().map(Origin::from_days).collect();
     let refit = backtest_recipe(&recipe, bout.features, &origins, bout.seed, bout.cancel)?;
-    let (model, points) = bout.backtests.points_like(&[refit]).map_err(|error| Missing::Because(error_chain(&error)))?;
+    let (model, points) =
+        bout.backtests.points_like(&[refit]).map_err(|error| Missing::Because(error_chain(&error)))?;
     compared.metrics = bout.judge.rows_of(&model, &points);
     compared.how = Some(ComparedBy::Refitted);
     Ok(())

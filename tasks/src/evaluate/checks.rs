@@ -50,7 +50,8 @@ fn windows(backtests: &Backtests, document: &FeaturesDocument) -> EvaluationChec
 
 fn finite_forecasts(row: &MetricRow) -> EvaluationCheck {
     let bad = row.figures.non_finite;
-    let detail = format!("{} forecasts, {bad} of {} are no numbers", row.figures.rows + row.figures.left_out, row.model);
+    let detail =
+        format!("{} forecasts, {bad} of {} are no numbers", row.figures.rows + row.figures.left_out, row.model);
     check("finite_forecasts", Some(&row.model), bad == 0, detail)
 }
 

@@ -32,8 +32,8 @@ use crate::features::{FeatureFrame, FeaturesDocument};
 use crate::model::Recipe;
 use crate::port;
 use backtest::Backtests;
-pub(crate) use champion::error_chain;
 use champion::Bout;
+pub(crate) use champion::error_chain;
 use judge::Judge;
 
 /// Parameters of `evaluate`.
@@ -260,3 +260,6 @@ impl Material {
         Ok((all, names))
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

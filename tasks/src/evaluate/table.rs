@@ -27,7 +27,8 @@ pub(crate) fn read_batches(path: &Path) -> Result<Vec<RecordBatch>, TaskError> {
 
 /// `metrics.parquet`: one row per model, origin and slice; an undefined figure is null.
 pub(crate) fn metrics_batch(rows: &[MetricRow]) -> Result<RecordBatch, TaskError> {
-    let text = |of: fn(&MetricRow) -> &str| Arc::new(rows.iter().map(|r| Some(of(r))).collect::<StringArray>()) as ArrayRef;
+    let text =
+        |of: fn(&MetricRow) -> &str| Arc::new(rows.iter().map(|r| Some(of(r))).collect::<StringArray>()) as ArrayRef;
     let figure = |of: fn(&Figures) -> Option<f64>| {
         Arc::new(rows.iter().map(|row| of(&row.figures)).collect::<Float64Array>()) as ArrayRef
     };

@@ -281,8 +281,7 @@ mod tests {
         let decision = decide(&evaluation, &gate(), &context);
         assert!(!decision.promoted && decision.to.is_none() && decision.verdict == "refused", "{rule}");
         assert!(failed(&decision).contains(&rule), "{rule} is not among {:?}", failed(&decision));
-        let (_, all) = (decision.promoted, decision.checks.len());
-        assert_eq!(all, 12, "every rule is evaluated");
+        assert_eq!(decision.checks.len(), 12, "every rule is evaluated");
         let detail = decision.checks.iter().find(|check| check.name == rule).map(|check| check.detail.as_str());
         assert!(detail.is_some_and(|detail| decision.reason.contains(detail)), "{}", decision.reason);
     }
@@ -451,7 +450,9 @@ mod tests {
     }
 
     fn any_figure() -> impl Strategy<Value = Option<f64>> {
-        prop_oneof![8 => (0.15..0.4).prop_map(Some), 1 => Just(None), 1 => Just(Some(f64::NAN))]
+        // Around every threshold; below 0 only a bias is a figure at all.
+        let figure = prop_oneof![(0.15..0.4), (0.05..0.15), (-0.15..-0.05)];
+        prop_oneof![8 => figure.prop_map(Some), 1 => Just(None), 1 => Just(Some(f64::NAN))]
     }
 
     /// How much worse a figure becomes: by a factor, or lost.

@@ -171,3 +171,110 @@ fn outputs(decision: &Decision) -> Value {
         "to": decision.to,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use testkit::{Done, TaskBench};
+
+    use super::*;
+    use crate::evaluate::Evaluate;
+    use crate::evaluate::tests::{bench, champion};
+
+    const GATE: &str = include_str!("../../../dags/gates/demand_default.toml");
+
+    /// Evaluates, then promotes, as a DAG would.
+    async fn promoted(bench: &mut TaskBench) -> Done {
+        let evaluated = bench.run(Evaluate, json!({})).await.expect("evaluated");
+        bench.input_done("evaluate", &evaluated).document("gate", GATE);
+        bench.run(Promote, json!({ "gate": "demand_default" })).await.expect("a decision, whichever way")
+    }
+
+    fn decision(done: &Done) -> Decision {
+        serde_json::from_str(&done.text("promotion_decision.json")).expect("a decision")
+    }
+
+    fn registered(done: &Done) -> Value {
+        match &done.output.registry[0] {
+            RegistryChange::Register { metadata, .. } => metadata.clone(),
+            other => panic!("not registered first: {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_first_champion_is_registered_decided_and_promoted() {
+        let mut bench = bench(1.02).await;
+        let done = promoted(&mut bench).await;
+        let decision = decision(&done);
+        assert!(decision.promoted, "{}", decision.reason);
+        let [RegistryChange::Register { artifact, .. }, RegistryChange::Decide { promoted: true, .. }, promote] =
+            &done.output.registry[..]
+        else {
+            panic!("{:?}", done.output.registry);
+        };
+        assert!(matches!(promote, RegistryChange::Promote { expected: None, .. }));
+        let own = bench.context().inputs("model.bin")[2].artifact.clone();
+        assert_eq!(*artifact, own, "the bytes of the element that trained gbdt");
+        assert_eq!(decision.to.as_ref().and_then(|to| to.artifact), Some(own.digest));
+        assert_eq!(done.output.outputs["promoted"], true);
+        assert_eq!(registered(&done)["metrics"]["wape"], json!(decision.figures.candidate.and_then(|f| f.wape)));
+    }
+
+    #[tokio::test]
+    async fn the_next_run_compares_with_what_was_registered() {
+        let metadata = registered(&promoted(&mut bench(1.02).await).await);
+        let mut next = bench(1.02).await;
+        next.model(champion(metadata));
+        let done = promoted(&mut next).await;
+        let decision = decision(&done);
+        assert_eq!((decision.promoted, decision.from_version), (false, Some(7)));
+        let failed: Vec<_> = decision.checks.iter().filter(|check| !check.passed).map(|c| c.name.as_str()).collect();
+        assert_eq!(failed, ["wape_vs_champion"], "{}", decision.reason);
+        assert!(decision.reason.contains("own recipe"));
+        assert!(matches!(done.output.registry[..], [RegistryChange::Register { .. }, RegistryChange::Decide { .. }]));
+    }
+
+    #[tokio::test]
+    async fn a_better_recipe_replaces_the_champion_that_was_read() {
+        let mut bench = bench(1.02).await;
+        let baseline = json!({ "model": "seasonal_naive", "horizon": 7, "features_digest": Digest::of(b"rules") });
+        bench.model(champion(json!({ "recipe": baseline })));
+        let done = promoted(&mut bench).await;
+        assert!(matches!(done.output.registry[2], RegistryChange::Promote { expected: Some(7), .. }));
+    }
+
+    #[tokio::test]
+    async fn a_bad_or_unjudged_case_is_refused_and_the_task_succeeds() {
+        let mut biased = bench(1.2).await;
+        let reason = decision(&promoted(&mut biased).await).reason;
+        assert!(reason.contains("absolute bias 0.2000 is above 0.1000"), "{reason}");
+        let mut unknown = bench(1.02).await;
+        unknown.model(champion(json!({ "recipe": null })));
+        let done = promoted(&mut unknown).await;
+        assert!(decision(&done).reason.contains("could not be compared"));
+        assert_eq!(done.output.outputs["promoted"], false);
+    }
+
+    #[tokio::test]
+    async fn a_champion_that_came_after_the_evaluation_is_not_replaced() {
+        let mut bench = bench(1.02).await;
+        let evaluated = bench.run(Evaluate, json!({})).await.expect("evaluated");
+        bench.input_done("evaluate", &evaluated).document("gate", GATE).model(champion(json!({})));
+        let done = bench.run(Promote, json!({ "gate": "demand_default" })).await.expect("a decision");
+        assert!(decision(&done).reason.contains("changed since the evaluation: none then, version 7 now"));
+    }
+
+    #[tokio::test]
+    async fn a_gate_document_that_is_not_whole_fails_the_task() {
+        let mut bench = bench(1.02).await;
+        let evaluated = bench.run(Evaluate, json!({})).await.expect("evaluated");
+        bench.input_done("evaluate", &evaluated).document("gate", "format_version = 1");
+        let error = bench.run(Promote, json!({ "gate": "demand_default" })).await.err();
+        assert!(matches!(error, Some(TaskError::Permanent { class: ErrorClass::Validation, .. })), "{error:?}");
+    }
+
+    #[test]
+    fn a_registry_that_does_not_answer_is_no_missing_champion() {
+        let champion = champion_of(Err(RegistryError("connection refused".into())));
+        assert_eq!(champion, Champion::Unreadable("can not read the model registry: connection refused".into()));
+    }
+}
