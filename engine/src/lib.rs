@@ -16,3 +16,4 @@ pub mod run;
 pub mod store;
 pub mod task;
 pub mod template;
+pub mod tenant;

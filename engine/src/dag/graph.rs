@@ -162,59 +162,68 @@ fn shortest_cycle(start: usize, parents: &[Vec<usize>], within: &[bool]) -> Opti
     None
 }
 
-/// Walks from a task to its ancestors; reused, so that a walk allocates nothing.
+/// Walks from a task to its ancestors; reused, so that a walk allocates nothing but its result.
 pub(crate) struct Ancestry<'g> {
     parents: &'g [Vec<usize>],
+    /// Per task, the last walk that met it.
     seen_in: Vec<u32>,
     walk: u32,
+    /// Tasks met on this walk, in order.
+    met: Vec<usize>,
 }
 
 impl<'g> Ancestry<'g> {
     pub(crate) fn new(links: &'g Links) -> Self {
-        Self { parents: &links.parents, seen_in: vec![0; links.parents.len()], walk: 0 }
+        Self { parents: &links.parents, seen_in: vec![0; links.parents.len()], walk: 0, met: Vec::new() }
     }
 
     /// The wanted ancestors on the nearest level that has one; in no order.
     pub(crate) fn nearest(&mut self, start: usize, wanted: impl Fn(usize) -> bool) -> Vec<usize> {
-        self.walk += 1;
-        let mut level = self.unseen_parents(start);
+        self.begin(start);
+        let mut level = 0..self.met.len();
         while !level.is_empty() {
-            let found = level.iter().copied().filter(|&index| wanted(index)).collect::<Vec<_>>();
+            let found = self.met[level.clone()].iter().copied().filter(|&index| wanted(index)).collect::<Vec<_>>();
             if !found.is_empty() {
                 return found;
             }
-            let mut above = Vec::new();
-            for &index in &level {
-                above.append(&mut self.unseen_parents(index));
+            let next = self.met.len();
+            for at in level {
+                self.meet_parents(self.met[at]);
             }
-            level = above;
+            level = next..self.met.len();
         }
         Vec::new()
     }
 
     /// The wanted ancestors that no other wanted one hides on every path; in no order.
     pub(crate) fn frontier(&mut self, start: usize, wanted: impl Fn(usize) -> bool) -> Vec<usize> {
-        self.walk += 1;
+        self.begin(start);
         let mut found = Vec::new();
-        let mut open = self.unseen_parents(start);
-        while let Some(index) = open.pop() {
+        let mut at = 0;
+        while let Some(&index) = self.met.get(at) {
             if wanted(index) {
                 found.push(index);
             } else {
-                open.append(&mut self.unseen_parents(index));
+                self.meet_parents(index);
             }
+            at += 1;
         }
         found
     }
 
-    fn unseen_parents(&mut self, index: usize) -> Vec<usize> {
-        let walk = self.walk;
-        let seen_in = &mut self.seen_in;
-        self.parents[index]
-            .iter()
-            .copied()
-            .filter(|&parent| std::mem::replace(&mut seen_in[parent], walk) != walk)
-            .collect()
+    fn begin(&mut self, start: usize) {
+        self.walk += 1;
+        self.met.clear();
+        self.meet_parents(start);
+    }
+
+    fn meet_parents(&mut self, index: usize) {
+        for &parent in &self.parents[index] {
+            if self.seen_in[parent] != self.walk {
+                self.seen_in[parent] = self.walk;
+                self.met.push(parent);
+            }
+        }
     }
 }
 

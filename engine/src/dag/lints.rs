@@ -88,9 +88,7 @@ const SECRET_KEYS: [&str; 9] =
 
 /// Notes literals under keys that name a secret, and passwords within URLs.
 pub(crate) fn plain_secrets(task: &TaskSpec<'_, '_>, sink: &mut Sink<'_>) {
-    let mut found = Vec::new();
-    collect_secrets(&task.with.value, &mut Vec::new(), &mut found);
-    for pointer in found {
+    for pointer in secrets_in(&task.with.value) {
         let place = pointer.join(".");
         let span = task.with.span_at(&pointer);
         sink.push(
@@ -99,6 +97,13 @@ pub(crate) fn plain_secrets(task: &TaskSpec<'_, '_>, sink: &mut Sink<'_>) {
                 .help("this file is stored with every run: keep the secret out of it, where only the worker reads it"),
         );
     }
+}
+
+/// Where a value holds what looks like a secret.
+pub(crate) fn secrets_in(value: &Value) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    collect_secrets(value, &mut Vec::new(), &mut found);
+    found
 }
 
 fn collect_secrets(value: &Value, pointer: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
@@ -154,9 +159,7 @@ mod tests {
             "token": {"secret": "db"}, "tokens": "many words", "secret": "{{tenant.name}}",
             "urls": ["https://a:b@host/x", "https://host/a:b@c", "https://user@host"]
         });
-        let mut found = Vec::new();
-        collect_secrets(&with, &mut Vec::new(), &mut found);
-        let mut found = found.iter().map(|pointer| pointer.join(".")).collect::<Vec<_>>();
+        let mut found = secrets_in(&with).iter().map(|pointer| pointer.join(".")).collect::<Vec<_>>();
         found.sort();
         assert_eq!(found, ["env.API-KEY", "env.DB_TOKEN", "password", "urls.0"]);
     }

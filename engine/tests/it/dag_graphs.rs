@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::time::Duration;
 
-use headworks_engine::dag::{Backoff, Dag, Isolation, RetryOn, TriggerRule, lower};
+use headworks_engine::dag::{Backoff, Dag, Isolation, RetryOn, TriggerRule, lower, show};
 use headworks_engine::id::TaskId;
 use petgraph::algo::toposort;
 use proptest::prelude::*;
@@ -220,4 +220,49 @@ proptest! {
         prop_assert!(found.items.iter().any(|item| item.code == "dag::cycle"));
         prop_assert!(found.items.iter().all(|item| item.span.end <= found.source.len()));
     }
+}
+
+#[test]
+fn a_dag_is_shown_by_level() {
+    let text = show::text(&sample());
+    let lines = text.lines().collect::<Vec<_>>();
+    assert_eq!(lines[0], "retail_demand  7 tasks, 7 edges");
+    assert_eq!(lines[2], "   1  ingest    ingest    timeout 30m");
+    let train = "   4  train     train     needs features; timeout 2h; x3 model: seasonal_naive, weekday_mean, gbdt";
+    assert_eq!(lines[5], train);
+    let report = "   7  report    report    needs evaluate, promote; all_done; timeout 30m";
+    assert_eq!(lines[8], report);
+}
+
+#[test]
+fn a_dag_is_a_digraph() {
+    let dot = show::dot(&sample());
+    for part in [
+        "digraph \"retail_demand\" {",
+        "\"train\" [label=\"train\\nx3\"];",
+        "\"ingest\" -> \"validate\";",
+        "\"promote\" -> \"report\" [label=\"all_done\"];",
+    ] {
+        assert!(dot.contains(part), "{part} in {dot}");
+    }
+}
+
+#[test]
+fn a_dag_is_a_document() {
+    let document = show::json(&sample());
+    assert_eq!((&document["dag"], &document["deadline"]), (&json!("retail_demand"), &json!(10800.0)));
+    assert_eq!(document["params"]["horizon"]["default"], 28);
+    assert_eq!(document["edges"][0], json!(["ingest", "validate"]));
+    let train = &document["tasks"][3];
+    assert_eq!((&train["task"], &train["level"], &train["isolation"]), (&json!("train"), &json!(4), &json!("inline")));
+    assert_eq!(train["matrix"][2], json!({"model": "gbdt"}));
+    assert_eq!(train["inputs"][0], json!({"name": "features.parquet", "producers": ["features"], "optional": false}));
+    assert_eq!(train["timeout"], json!({"queue": 3600.0, "attempt": 7200.0, "total": 18000.0}));
+}
+
+#[test]
+fn a_matrix_with_many_values_is_shown_in_short() {
+    let values = (0..30).map(|number| number.to_string()).collect::<Vec<_>>().join(", ");
+    let dag = works(&[("a", &format!("matrix = {{ x = [{values}] }}"))]).expect("good");
+    assert!(show::text(&dag).contains("x30 x: 0, 1, 2, 3, 4, 5, 6, 7, ...\n"), "{}", show::text(&dag));
 }
