@@ -80,11 +80,11 @@ impl ParquetFile {
                     format!("column {name} is {} and can not be read as {}", from.data_type(), column.cell.word());
                 SourceError::refused(&self.path, what)
             })?;
-            for row in 0..to.len() {
-                if bad[row] || !unfit(&from, &to, row) {
+            for (row, bad) in bad.iter_mut().enumerate() {
+                if *bad || !unfit(&from, &to, row) {
                     continue;
                 }
-                bad[row] = true;
+                *bad = true;
                 let code = if column.cell == CellType::Number { "not_finite" } else { column.cell.word() };
                 let value = array_value_to_string(&from, row).unwrap_or_default();
                 let id = RowId::new(self.index, self.rows + row as u64 + 1);
