@@ -135,7 +135,6 @@ impl From<ExecutorError> for Failure {
             ExecutorError::Store(error) => Self::from(error),
             ExecutorError::LeaseLost | ExecutorError::Stalled { .. } => Self::of(4, "run_interrupted", &error)
                 .hint("`headworks runs show` tells where it stands"),
-            _ => Self::of(70, "bug", &error),
         }
     }
 }

@@ -60,7 +60,7 @@ impl Output {
     /// A table for a person.
     pub(crate) fn table(&self, header: &[&str], rows: Vec<Vec<String>>) {
         let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
         for row in rows {
             table.add_row(row);
         }

@@ -165,7 +165,7 @@ struct Dispatcher {
 
 /// What woke the dispatcher.
 enum Woken {
-    Done(Done),
+    Done(Box<Done>),
     RetryDue,
     CancelAsked,
     LeaseLost,
@@ -191,14 +191,14 @@ impl Dispatcher {
                 }
             };
             let woken = tokio::select! {
-                Some(done) = self.receiver.recv() => Woken::Done(done),
+                Some(done) = self.receiver.recv() => Woken::Done(Box::new(done)),
                 () = wait => Woken::RetryDue,
                 () = cancel.cancelled(), if !canceled => Woken::CancelAsked,
                 () = lease.lost() => Woken::LeaseLost,
             };
             match woken {
                 Woken::Done(done) => {
-                    let state = self.report(done).await?;
+                    let state = self.report(*done).await?;
                     if is_terminal(state) {
                         return Ok(state);
                     }
