@@ -7,8 +7,9 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::dag::json::{self, to_json};
 use crate::dag::lints::secrets_in;
-use crate::dag::read::{self, Section, Sink, to_json};
+use crate::dag::read::{self, Section, Sink};
 use crate::dag::{Diagnostic, Diagnostics, spec};
 use crate::id::{DagId, TenantId};
 
@@ -166,7 +167,7 @@ fn read_parameters(root: &Section<'_, '_>, sink: &mut Sink<'_>) -> Map<String, V
     for pointer in secrets_in(&value) {
         let message = format!("parameters.{} looks like a secret", pointer.join("."));
         sink.push(
-            Diagnostic::warning("lint::plain_secret", read::span_at(node, &pointer), message)
+            Diagnostic::warning("lint::plain_secret", json::span_at(node, &pointer), message)
                 .label("a secret in plain sight")
                 .help("parameters are stored with every run: keep the secret out of them"),
         );

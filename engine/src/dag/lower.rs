@@ -2,7 +2,7 @@
 //!
 //! Called by the CLI, by whoever loads the project, and by the store for pinned versions. Stages,
 //! each of which goes on where it can: limits, TOML, each key (`spec`), each task by its kind
-//! (`parameters`), the whole (`graph`, `bind`, `references`), warnings (`lints`). A file that is not
+//! (`with`), the whole (`graph`, `bind`, `references`), warnings (`lints`). A file that is not
 //! TOML is judged key by key, but not as a whole: half a graph has mistakes that its author did not
 //! make.
 
@@ -14,7 +14,7 @@ use super::graph::{self, Links};
 use super::read::{self, Section, Sink};
 use super::spec::{self, DagSpec, Matrix, TaskSpec, unknown};
 use super::{Dag, Diagnostic, Diagnostics, InputBinding, KindCatalog, KindInfo, Task, limits};
-use super::{lints, parameters, references};
+use super::{lints, references, with};
 use crate::id::{Digest, TaskId};
 
 /// Lowers the text of `file`. Returns the DAG with its warnings, or all diagnostics if one is an error.
@@ -133,7 +133,7 @@ fn check_kind<'k>(
         unknown(diagnostic, name, kinds.names(), sink);
         return None;
     };
-    parameters::check(spec, task, info, sink);
+    with::check(spec, task, info, sink);
     lints::no_retries(task, info, sink);
     Some(info)
 }
@@ -151,7 +151,7 @@ fn build(
     (infos, ports, bound): (&[Option<&KindInfo>], Vec<Ports>, Vec<Vec<Bound>>),
 ) -> Option<Dag> {
     let ids = spec.tasks.iter().map(|task| task.id.clone()).collect::<Option<Vec<_>>>()?;
-    let mut graph = DiGraph::with_capacity(ids.len(), 0);
+    let mut graph: DiGraph<Task, ()> = DiGraph::with_capacity(ids.len(), 0);
     for (index, ((task, ports), bound)) in spec.tasks.into_iter().zip(ports).zip(bound).enumerate() {
         let needs = links.parents[index].iter().map(|&parent| ids[parent].clone()).collect();
         let lowered = Lowered { info: infos[index]?, needs, inputs: bindings(&ports, bound, &ids), ports };
@@ -172,6 +172,7 @@ fn build(
         deadline: spec.deadline,
         schedule: spec.schedule,
         params: spec.params,
+        nodes: graph.node_indices().map(|node| (graph[node].id.clone(), node)).collect(),
         graph,
     })
 }

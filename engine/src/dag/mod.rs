@@ -8,11 +8,11 @@ mod bind;
 mod diagnostic;
 mod duration;
 mod graph;
+pub(crate) mod json;
 mod kind;
 mod limits;
 pub(crate) mod lints;
 pub(crate) mod lower;
-mod parameters;
 mod params;
 mod policy;
 pub(crate) mod read;
@@ -23,7 +23,9 @@ pub mod show;
 pub(crate) mod spec;
 mod suggest;
 mod trigger;
+mod with;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -61,12 +63,14 @@ pub struct Dag {
     pub params: IndexMap<String, ParamSpec>,
     /// Tasks on the edges `needs` -> task. Node weights are [`Task`]s, in the file's order.
     pub graph: DiGraph<Task, ()>,
+    /// Nodes by id: who advances a run asks once per task that ended.
+    nodes: HashMap<TaskId, NodeIndex>,
 }
 
 impl Dag {
     /// The node of a task.
     pub fn node(&self, id: &TaskId) -> Option<NodeIndex> {
-        self.graph.node_indices().find(|&node| &self.graph[node].id == id)
+        self.nodes.get(id).copied()
     }
 
     /// A task by id.

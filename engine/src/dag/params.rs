@@ -5,7 +5,8 @@
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 
-use super::read::{Section, Sink, brief, to_json};
+use super::json::to_json;
+use super::read::{Section, Sink, brief};
 use super::{Dag, Diagnostic, ParamProblem, ParamSpec, schema, suggest};
 use crate::id::TaskId;
 
@@ -46,7 +47,7 @@ fn read_one(section: &Section<'_, '_>, sink: &mut Sink<'_>) -> ParamSpec {
         for misfit in schema::judge(&schema, value) {
             let message = format!("{} {}", section.path("default"), misfit.message);
             sink.push(
-                Diagnostic::error("dag::bad_param", super::read::span_at(node, &misfit.path), message)
+                Diagnostic::error("dag::bad_param", super::json::span_at(node, &misfit.path), message)
                     .label("does not fit what is declared")
                     .help(misfit.help),
             );
@@ -99,7 +100,7 @@ fn read_words(section: &Section<'_, '_>, declared: &mut Map<String, Value>, sink
                 schema::judge(&Value::Object(declared.clone()), word).into_iter().map(move |misfit| (index, misfit))
             });
             for (index, misfit) in misfits.collect::<Vec<_>>() {
-                let span = super::read::span_at(node, &[index.to_string()]);
+                let span = super::json::span_at(node, &[index.to_string()]);
                 sink.push(
                     Diagnostic::error(
                         "dag::bad_param",

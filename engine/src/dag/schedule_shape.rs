@@ -6,7 +6,8 @@
 use serde_json::Value;
 
 use super::Diagnostic;
-use super::read::{Section, Sink, brief, to_json};
+use super::json::to_json;
+use super::read::{Section, Sink, brief};
 use crate::id::TaskId;
 
 const KEYS: [&str; 9] =

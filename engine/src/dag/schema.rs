@@ -1,6 +1,6 @@
 //! Judges a JSON value against the part of JSON Schema (draft 2020-12) that schemars writes.
 //!
-//! `parameters` calls it with a kind's schema and a task's `with`, [`ParamSpec`](super::ParamSpec)
+//! `with` calls it with a kind's schema and a task's `with`, [`ParamSpec`](super::ParamSpec)
 //! with a declared parameter. It renders no template.
 
 use serde_json::{Map, Value};

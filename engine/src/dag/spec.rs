@@ -10,8 +10,9 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde_json::Value;
 
+use super::json::to_json;
 use super::policy::{self, Policies};
-use super::read::{Node, Section, Sink, brief, to_json, wrong_type};
+use super::read::{Node, Section, Sink, brief, wrong_type};
 use super::{Diagnostic, Isolation, ParamSpec, TriggerRule, limits, params, schedule_shape, suggest};
 use crate::id::{DagId, IdError, TaskId};
 
@@ -66,13 +67,13 @@ pub(crate) struct With<'t, 'i> {
 impl With<'_, '_> {
     /// Where the value at `pointer` stands.
     pub(crate) fn span_at(&self, pointer: &[String]) -> Range<usize> {
-        self.node.map_or_else(|| self.span.clone(), |node| super::read::span_at(node, pointer))
+        self.node.map_or_else(|| self.span.clone(), |node| super::json::span_at(node, pointer))
     }
 
     /// Where the key at `pointer` stands; of the whole, the key `with`.
     pub(crate) fn key_span_at(&self, pointer: &[String]) -> Range<usize> {
         match self.node {
-            Some(node) if !pointer.is_empty() => super::read::key_span_at(node, pointer),
+            Some(node) if !pointer.is_empty() => super::json::key_span_at(node, pointer),
             _ => self.span.clone(),
         }
     }
