@@ -3,6 +3,7 @@
 //! Registered by the `headworks` binary through [`register`]. A kind sees the engine through
 //! `engine::task` alone, never the store.
 
+pub mod command;
 pub mod contract;
 pub mod evaluate;
 pub mod features;
@@ -21,6 +22,7 @@ use engine::task::Kinds;
 
 /// Adds every kind of this crate.
 pub fn register(kinds: &mut Kinds) {
+    kinds.register(command::Command);
     kinds.register(ingest::Ingest);
     kinds.register(features::Features);
     kinds.register(train::Train);
