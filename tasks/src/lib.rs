@@ -17,6 +17,7 @@ pub mod report;
 pub mod session;
 pub mod source;
 pub mod train;
+pub mod validate;
 
 use engine::task::Kinds;
 
@@ -24,6 +25,7 @@ use engine::task::Kinds;
 pub fn register(kinds: &mut Kinds) {
     kinds.register(command::Command);
     kinds.register(ingest::Ingest);
+    kinds.register(validate::Validate);
     kinds.register(features::Features);
     kinds.register(train::Train);
     kinds.register(evaluate::Evaluate);
