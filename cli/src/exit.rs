@@ -91,14 +91,15 @@ impl From<StoreError> for Failure {
             let failure = Self::of(5, "store_unavailable", &error);
             return match error {
                 StoreError::SchemaOlder { .. } => failure.hint("run `headworks db migrate`, or `headworks run` once"),
-                StoreError::Owned { .. } => failure.hint("set HEADWORKS_STORE_URL=postgres://... to run several at once"),
+                StoreError::Owned { .. } => {
+                    failure.hint("set HEADWORKS_STORE_URL=postgres://... to run several at once")
+                }
                 _ => failure.hint("check HEADWORKS_STORE_URL, or [store] url in headworks.toml"),
             };
         }
         match error {
-            StoreError::NotFound { .. } => {
-                Self::of(2, "not_found", &error).hint("`headworks runs list` and `headworks models list` show what there is")
-            }
+            StoreError::NotFound { .. } => Self::of(2, "not_found", &error)
+                .hint("`headworks runs list` and `headworks models list` show what there is"),
             StoreError::Url { .. } => Self::of(2, "usage", &error),
             StoreError::Dag(diagnostics) => Self::invalid(*diagnostics),
             _ => Self::of(70, "bug", &error),
@@ -110,8 +111,10 @@ impl From<ArtifactError> for Failure {
     fn from(error: ArtifactError) -> Self {
         match error {
             ArtifactError::Url { .. } => Self::of(2, "usage", &error),
-            ArtifactError::Integrity { .. } | ArtifactError::Missing { .. } => Self::of(4, "artifact_integrity", &error)
-                .hint("the object was changed after it was published; its digest is on record"),
+            ArtifactError::Integrity { .. } | ArtifactError::Missing { .. } => {
+                Self::of(4, "artifact_integrity", &error)
+                    .hint("the object was changed after it was published; its digest is on record")
+            }
             _ => Self::of(5, "artifacts_unavailable", &error).hint("check HEADWORKS_ARTIFACTS_URL and AWS_*"),
         }
     }
@@ -133,8 +136,9 @@ impl From<ExecutorError> for Failure {
     fn from(error: ExecutorError) -> Self {
         match error {
             ExecutorError::Store(error) => Self::from(error),
-            ExecutorError::LeaseLost | ExecutorError::Stalled { .. } => Self::of(4, "run_interrupted", &error)
-                .hint("`headworks runs show` tells where it stands"),
+            ExecutorError::LeaseLost | ExecutorError::Stalled { .. } => {
+                Self::of(4, "run_interrupted", &error).hint("`headworks runs show` tells where it stands")
+            }
         }
     }
 }

@@ -119,11 +119,14 @@ impl Project {
             })?;
             return active(found);
         }
-        let takers: Vec<_> = tenants.iter().filter(|it| it.takes(dag) && it.status != TenantStatus::Suspended).collect();
+        let takers: Vec<_> =
+            tenants.iter().filter(|it| it.takes(dag) && it.status != TenantStatus::Suspended).collect();
         match takers.as_slice() {
             [only] => Ok((*only).clone()),
-            [] => Err(Failure::usage(format!("no tenant takes DAG {dag}"))
-                .hint(format!("add [dags.{dag}] to a file in {}, or name one with --tenant", self.dags.join("tenants").display()))),
+            [] => Err(Failure::usage(format!("no tenant takes DAG {dag}")).hint(format!(
+                "add [dags.{dag}] to a file in {}, or name one with --tenant",
+                self.dags.join("tenants").display()
+            ))),
             several => Err(Failure::usage(format!("several tenants take DAG {dag}: {}", list(several)))
                 .hint("name one with --tenant")),
         }

@@ -65,7 +65,9 @@ impl Task for Fake {
         if let Some(ledger) = &params.ledger {
             note(ledger, &format!("{} {} {}\n", identity.instance, identity.attempt, identity.epoch));
         }
-        context.publish_json("out.json", &json!({ "task": identity.instance.to_string(), "seed": context.seed() })).await?;
+        context
+            .publish_json("out.json", &json!({ "task": identity.instance.to_string(), "seed": context.seed() }))
+            .await?;
         if params.hang {
             context.cancel().cancelled().await;
             return Err(TaskError::Canceled);

@@ -55,7 +55,8 @@ async fn get(session: &Session<'_>, view: &RunView, (task, name): (&str, &str), 
     let found = view.artifacts.iter().find(|it| it.producer.to_string() == task && it.artifact.name.as_str() == name);
     let Some(found) = found else {
         let message = format!("run {} has no artifact {name} of task {task}", view.summary.run_id);
-        return Err(Failure::usage(message).hint(format!("`headworks artifacts list {}` shows what there is", view.summary.run_id)));
+        return Err(Failure::usage(message)
+            .hint(format!("`headworks artifacts list {}` shows what there is", view.summary.run_id)));
     };
     let bytes = ArtifactStore::open(&session.config.artifacts.url)?.read(&found.artifact).await?;
     if path == Path::new("-") {

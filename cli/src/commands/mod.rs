@@ -34,7 +34,8 @@ pub(crate) async fn dispatch(args: &Args, output: &Output) -> Result<ExitCode, F
     if let Command::Config(command) = &args.command {
         return config::run(command, output);
     }
-    let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let variables =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let config = Config::load(args.config.as_deref(), variables)?;
     let project = Project::new(&config);
     let session = Session { output, config, project };

@@ -103,7 +103,9 @@ fn only_tenant(rows: &[ModelRow], name: &ModelName) -> Result<TenantId, Failure>
     tenants.dedup();
     match tenants.as_slice() {
         [tenant] => Ok(tenant.clone()),
-        [] => Err(Failure::usage(format!("there is no model {name}")).hint("`headworks models list` shows what there is")),
+        [] => {
+            Err(Failure::usage(format!("there is no model {name}")).hint("`headworks models list` shows what there is"))
+        }
         _ => {
             let list = tenants.iter().map(TenantId::to_string).collect::<Vec<_>>().join(", ");
             Err(Failure::usage(format!("several tenants have a model {name}: {list}")).hint("name one with --tenant"))

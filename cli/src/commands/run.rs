@@ -111,11 +111,7 @@ fn parse_interval(text: &str) -> Result<(i64, i64), Failure> {
 }
 
 /// Makes a run whose process ended claimable again.
-async fn take_up(
-    session: &Session<'_>,
-    run: &str,
-    args: &RunArgs,
-) -> Result<(Arc<Store>, TenantId, RunId), Failure> {
+async fn take_up(session: &Session<'_>, run: &str, args: &RunArgs) -> Result<(Arc<Store>, TenantId, RunId), Failure> {
     let store = session.store(OpenMode::Own).await?;
     let (whose, id) = store.find_run(run, tenant(args.tenant.as_deref())?.as_ref()).await?;
     let summary = store.run_view(&whose, id).await?.summary;

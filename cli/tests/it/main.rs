@@ -3,5 +3,6 @@
 mod bench;
 mod dags;
 mod errors;
-mod pipeline;
+mod heavy;
+
 mod resume;

@@ -28,7 +28,8 @@ fn project() -> Bench {
 }
 
 fn killed_and_resumed(bench: &Bench) {
-    let mut child = bench.command(&["run", "steps"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("starts");
+    let mut child =
+        bench.command(&["run", "steps"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("starts");
     let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
     // "run <id> of steps for acme", then a line per task: `b started` is the signal.
     let first = lines.next().expect("a line").expect("text");
@@ -41,7 +42,8 @@ fn killed_and_resumed(bench: &Bench) {
     let document = bench.run(&["run", "--resume", &id, "--json"]).json(0);
     assert_eq!(document["run_id"], id.as_str());
     assert_eq!(document["state"], "succeeded");
-    let attempts: Vec<_> = document["tasks"].as_array().expect("tasks").iter().map(|it| it["attempts"].as_u64()).collect();
+    let attempts: Vec<_> =
+        document["tasks"].as_array().expect("tasks").iter().map(|it| it["attempts"].as_u64()).collect();
     assert_eq!(attempts, [Some(1), Some(2), Some(1)], "{document}");
     let ledger = std::fs::read_to_string(bench.path("ledger")).expect("a ledger");
     let count = |name: &str| ledger.lines().filter(|line| *line == name).count();

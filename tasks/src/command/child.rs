@@ -117,7 +117,6 @@ impl Group {
     }
 }
 
-
 fn send(group: Option<&Pid>, signal: Signal) {
     if let Some(group) = group
         && let Err(error) = killpg(*group, signal)

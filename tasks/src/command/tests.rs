@@ -118,7 +118,8 @@ async fn programs_are_looked_for_in_the_declared_path() {
     let mut bench = TaskBench::new();
     bench.source("bin/greet", b"#!/bin/sh\necho hello from $0\n");
     let program = bench.project_root().join("bin/greet");
-    let message = permanent(bench.run(Command, json!({"program": "bin/greet"})).await.map(|_| ()).expect_err("no x bit"));
+    let message =
+        permanent(bench.run(Command, json!({"program": "bin/greet"})).await.map(|_| ()).expect_err("no x bit"));
     assert!(message.contains("may not be executed"), "{message}");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&program, mode).expect("executable");

@@ -71,9 +71,8 @@ impl Range {
     fn broken_by(&self, value: &Expr) -> Expr {
         let end = |end: &Option<(ScalarValue, bool)>, strict: Operator, loose: Operator| {
             let operator = |is_strict: bool| if is_strict { strict } else { loose };
-            end.as_ref().map(|(bound, is_strict)| {
-                not(binary_expr(value.clone(), operator(*is_strict), lit(bound.clone())))
-            })
+            end.as_ref()
+                .map(|(bound, is_strict)| not(binary_expr(value.clone(), operator(*is_strict), lit(bound.clone()))))
         };
         let ends = [end(&self.min, Operator::Gt, Operator::GtEq), end(&self.max, Operator::Lt, Operator::LtEq)];
         ends.into_iter().flatten().reduce(Expr::or).unwrap_or_else(|| lit(false))
@@ -100,7 +99,8 @@ impl Binder<'_> {
             let success = expectation.columns.iter().all(|name| self.data_type(name).is_ok());
             return Ok(Test::Known { success, observed: Value::Null });
         }
-        let columns: Vec<Operand> = expectation.columns.iter().map(|name| self.operand(name)).collect::<Result<_, _>>()?;
+        let columns: Vec<Operand> =
+            expectation.columns.iter().map(|name| self.operand(name)).collect::<Result<_, _>>()?;
         let applies = self.condition(expectation)?;
         match (&expectation.rule, columns.first()) {
             (Rule::RowCount(bounds), _) => {
@@ -256,7 +256,8 @@ impl Operand {
             _ => None,
         };
         let literal = literal.filter(|literal| !literal.is_null());
-        literal.ok_or_else(|| format!("{value} can not be compared with {:?}, which is {}", self.name, self.type_name()))
+        literal
+            .ok_or_else(|| format!("{value} can not be compared with {:?}, which is {}", self.name, self.type_name()))
     }
 }
 

@@ -41,7 +41,8 @@ impl Suspect<'_> {
         let Some(duplicates) = &self.duplicates else {
             return Ok(flags);
         };
-        let repeated = duplicates.contain(batch, &self.expectation.columns).map_err(|error| plan_error(error.into()))?;
+        let repeated =
+            duplicates.contain(batch, &self.expectation.columns).map_err(|error| plan_error(error.into()))?;
         Ok(&flags & &BooleanBuffer::from(repeated))
     }
 
@@ -101,7 +102,8 @@ pub(super) async fn examine(
         context.check_canceled()?;
         let batch = batch.map_err(plan_error)?;
         let (values, flags) = batch.columns().split_at(schema.fields().len());
-        let rows = RecordBatch::try_new(Arc::clone(&schema), values.to_vec()).map_err(|error| plan_error(error.into()))?;
+        let rows =
+            RecordBatch::try_new(Arc::clone(&schema), values.to_vec()).map_err(|error| plan_error(error.into()))?;
         examined.take(&rows, flags, suspects, first_row)?;
         first_row += rows.num_rows();
     }

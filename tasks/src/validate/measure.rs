@@ -113,7 +113,8 @@ impl Duplicates {
         while let Some(batch) = groups.next().await {
             let batch = batch?;
             let (times, keys) = batch.columns().split_last().expect("the count is the last column");
-            found.rows += times.as_primitive::<Int64Type>().values().iter().map(|times| times.unsigned_abs()).sum::<u64>();
+            found.rows +=
+                times.as_primitive::<Int64Type>().values().iter().map(|times| times.unsigned_abs()).sum::<u64>();
             let rows = found.converter.convert_columns(keys)?;
             found.keys.extend(rows.iter().map(|row| Box::from(row.as_ref())));
         }
@@ -121,7 +122,11 @@ impl Duplicates {
     }
 
     /// For each row of `batch`, whether it has one of the keys.
-    pub(super) fn contain(&self, batch: &RecordBatch, columns: &[String]) -> std::result::Result<Vec<bool>, ArrowError> {
+    pub(super) fn contain(
+        &self,
+        batch: &RecordBatch,
+        columns: &[String],
+    ) -> std::result::Result<Vec<bool>, ArrowError> {
         let found = columns.iter().map(|name| batch.column_by_name(name).cloned());
         let keys: Option<Vec<ArrayRef>> = found.collect();
         let keys = keys.ok_or_else(|| ArrowError::SchemaError("the batch lacks a key column".to_owned()))?;

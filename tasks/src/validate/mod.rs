@@ -141,7 +141,9 @@ async fn judge<'a>(
     for ((expectation, test), measured) in suite.expectations.iter().zip(bound).zip(measured) {
         drafts.push(match (test, measured) {
             (Err(message), _) => Draft::Done(Verdict::unjudged(expectation, message)),
-            (Ok(Test::Known { success, observed }), _) => Draft::Done(Verdict::observed(expectation, success, observed)),
+            (Ok(Test::Known { success, observed }), _) => {
+                Draft::Done(Verdict::observed(expectation, success, observed))
+            }
             (Ok(Test::Table { range, .. }), Measured::Figure(figure)) => {
                 let array = figure.to_array().map_err(plan_error)?;
                 let verdict = Verdict::observed(expectation, range.contains(&figure), examine::json(&array, 0));

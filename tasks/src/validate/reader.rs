@@ -99,7 +99,11 @@ impl<'a> Reader<'a> {
     }
 
     /// One of the words, which has to be there.
-    pub(super) fn word<T: Copy>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> Option<(&'static str, T)> {
+    pub(super) fn word<T: Copy>(
+        &mut self,
+        key: &'static str,
+        words: &[(&'static str, T)],
+    ) -> Option<(&'static str, T)> {
         self.require(key);
         let text = self.text(key)?;
         let found = words.iter().find(|(word, _)| *word == text).copied();
@@ -125,12 +129,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn list<T>(
-        &mut self,
-        key: &'static str,
-        what: &str,
-        convert: impl Fn(toml::Value) -> Option<T>,
-    ) -> Vec<T> {
+    fn list<T>(&mut self, key: &'static str, what: &str, convert: impl Fn(toml::Value) -> Option<T>) -> Vec<T> {
         let list = self.take(key, what, |value| match value {
             toml::Value::Array(values) if !values.is_empty() => values.into_iter().map(convert).collect(),
             _ => None,
@@ -138,12 +137,7 @@ impl<'a> Reader<'a> {
         list.unwrap_or_default()
     }
 
-    fn take<T>(
-        &mut self,
-        key: &'static str,
-        what: &str,
-        convert: impl FnOnce(toml::Value) -> Option<T>,
-    ) -> Option<T> {
+    fn take<T>(&mut self, key: &'static str, what: &str, convert: impl FnOnce(toml::Value) -> Option<T>) -> Option<T> {
         self.asked.push(key);
         let value = self.table.remove(key)?;
         let shown = value.to_string();

@@ -140,7 +140,11 @@ impl<'a> Verdict<'a> {
 impl Expectation {
     /// `expect_column_values_to_not_be_null(demand)`
     pub(super) fn label(&self) -> String {
-        if self.columns.is_empty() { self.name.to_owned() } else { format!("{}({})", self.name, self.columns.join(", ")) }
+        if self.columns.is_empty() {
+            self.name.to_owned()
+        } else {
+            format!("{}({})", self.name, self.columns.join(", "))
+        }
     }
 
     fn wanted(&self) -> String {
@@ -163,7 +167,16 @@ impl<'a> ValidationResult<'a> {
         let fails = |verdict: &Verdict<'_>| !verdict.success && verdict.severity == Severity::Error;
         let success = !results.iter().any(fails);
         let (suite, description) = (&*suite.name, &*suite.description);
-        Self { format_version: FORMAT_VERSION, suite, description, success, rows, quarantined_rows, statistics, results }
+        Self {
+            format_version: FORMAT_VERSION,
+            suite,
+            description,
+            success,
+            rows,
+            quarantined_rows,
+            statistics,
+            results,
+        }
     }
 
     /// What failed, for the attempt's error.

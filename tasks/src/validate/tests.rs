@@ -132,7 +132,10 @@ async fn a_clean_panel_passes_as_it_is() {
     let bench = bench(panel(50), all).await;
     let done = bench.run(Validate, json!({"suite": "test"})).await.expect("the panel is as expected");
     let result = done.json(RESULT);
-    assert_eq!(result["statistics"], json!({"evaluated": 17, "successful": 17, "unsuccessful": 0, "success_percent": 100.0}));
+    assert_eq!(
+        result["statistics"],
+        json!({"evaluated": 17, "successful": 17, "unsuccessful": 0, "success_percent": 100.0})
+    );
     assert_eq!(done.output.outputs["rows"], json!(100));
     assert_eq!(done.artifact(QUARANTINE).rows, Some(0));
     let untouched = bench.context().input(PANEL).expect("the input").artifact.digest;
@@ -167,7 +170,15 @@ async fn every_failure_is_found_in_one_pass() {
         type = "expect_table_row_count_to_be_between"
         max = 100
     "#;
-    let demand = |row: usize| if row == 7 { None } else if row == 8 { Some(f64::NAN) } else { Some(row as f64) };
+    let demand = |row: usize| {
+        if row == 7 {
+            None
+        } else if row == 8 {
+            Some(f64::NAN)
+        } else {
+            Some(row as f64)
+        }
+    };
     let bench = bench(panel_with(50, demand), expectations).await;
     let context = bench.context();
     let mut kinds = Kinds::new();
@@ -370,8 +381,7 @@ async fn an_empty_panel_has_no_figures_and_no_rows_to_blame() {
 
 #[tokio::test]
 async fn a_canceled_attempt_publishes_nothing() {
-    let bench =
-        bench(panel(5), "[[expectation]]\ntype = \"expect_column_to_exist\"\ncolumn = \"demand\"").await;
+    let bench = bench(panel(5), "[[expectation]]\ntype = \"expect_column_to_exist\"\ncolumn = \"demand\"").await;
     bench.cancel().cancel();
     let ended = bench.run(Validate, json!({"suite": "test"})).await;
     assert!(matches!(ended.err(), Some(TaskError::Canceled)));
