@@ -29,6 +29,7 @@ fn document() -> FeaturesDocument {
         "first_time": "1970-01-01",
         "last_time": NaiveDate::default() + chrono::Days::new(DAYS as u64 - 1),
         "columns": [],
+        "skipped": [],
     }))
     .expect("a document")
 }
@@ -56,7 +57,7 @@ fn recipe(spec: ModelSpec) -> Recipe {
 
 fn backtest(spec: ModelSpec, windows: u32) -> RecordBatch {
     let frame = FeatureFrame::from_batches(document(), [Ok(panel())]).expect("a frame");
-    let origins = Origin::last(&document(), windows);
+    let origins = Origin::last(&document(), windows, HORIZON);
     backtest_recipe(&recipe(spec), &frame, &origins, 1, &CancellationToken::new()).expect("a backtest")
 }
 
