@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::bench::Bench;
 
 const OK: &str = "[dag]\nid = \"ok\"\n[tasks.a]\nkind = \"command\"\nwith = { program = \"true\" }\n";
-const TENANT: &str = "[tenant]\nid = \"acme\"\nstatus = \"active\"\n";
+const TENANT: &str = "[tenant]\nid = \"acme\"\nstatus = \"active\"\n[dags.ok]\n[dags.sad]\n";
 
 fn error(bench: &Bench, args: &[&str], code: i32) -> Value {
     let mut args = args.to_vec();
@@ -60,11 +60,11 @@ fn parameters_are_judged_before_anything_runs() {
 fn tenants_are_named_when_there_is_a_choice() {
     let bench = Bench::new();
     bench.write("dags/ok.toml", OK).write("dags/tenants/acme.toml", TENANT);
-    bench.write("dags/tenants/zeta.toml", "[tenant]\nid = \"zeta\"\nstatus = \"suspended\"\n");
+    bench.write("dags/tenants/zeta.toml", "[tenant]\nid = \"zeta\"\nstatus = \"suspended\"\n[dags.ok]\n");
     assert_eq!(bench.run(&["run", "ok"]).code(), 0, "a suspended tenant is no choice");
     let suspended = error(&bench, &["run", "ok", "--tenant", "zeta"], 2);
     assert!(suspended["message"].as_str().is_some_and(|message| message.contains("suspended")), "{suspended}");
-    bench.write("dags/tenants/beta.toml", "[tenant]\nid = \"beta\"\nstatus = \"trial\"\n");
+    bench.write("dags/tenants/beta.toml", "[tenant]\nid = \"beta\"\nstatus = \"trial\"\n[dags.ok]\n");
     let several = error(&bench, &["run", "ok"], 2);
     assert!(several["message"].as_str().is_some_and(|message| message.contains("acme, beta")), "{several}");
     assert_eq!(bench.run(&["run", "ok", "--tenant", "beta"]).code(), 0);

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use crate::bench::Bench;
 
-const TENANT: &str = "[tenant]\nid = \"acme\"\nstatus = \"active\"\n";
+const TENANT: &str = "[tenant]\nid = \"acme\"\nstatus = \"active\"\n[dags.steps]\n";
 
 /// `a` -> `b` -> `c`: each appends its name to a ledger; `b` then waits until `go` exists.
 fn project() -> Bench {

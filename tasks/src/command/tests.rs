@@ -200,7 +200,8 @@ async fn a_failed_program_leaves_its_log() {
 #[tokio::test]
 async fn a_hundred_megabytes_of_output_are_bounded() {
     let script = "echo start; head -c 100000000 /dev/zero; echo end";
-    let done = TaskBench::new().run(Command, json!({"program": script, "shell": true})).await.expect("ends well");
+    let bench = TaskBench::new();
+    let done = bench.run(Command, json!({"program": script, "shell": true})).await.expect("ends well");
     let bytes = done.bytes(LOG);
     assert!(bytes.len() <= log::LIMIT, "{}", bytes.len());
     assert!(bytes.starts_with(b"start\n") && bytes.ends_with(b"end\n"));
