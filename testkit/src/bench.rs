@@ -45,7 +45,7 @@ use uuid::Uuid;
 
 /// A place to run single tasks: a temporary project with a local artifact store.
 pub struct TaskBench {
-    folder: TempDir,
+    folder: Arc<TempDir>,
     artifacts: Arc<ArtifactStore>,
     inputs: Vec<Input>,
     documents: IndexMap<String, String>,
@@ -70,7 +70,7 @@ impl TaskBench {
         let root = folder.path().join("artifacts");
         let artifacts = ArtifactStore::open(root.to_str().expect("a UTF-8 path")).expect("a local store");
         Self {
-            folder,
+            folder: Arc::new(folder),
             artifacts: Arc::new(artifacts),
             inputs: Vec::new(),
             documents: IndexMap::new(),
@@ -198,7 +198,12 @@ impl TaskBench {
         kinds.register(task);
         let context = self.context();
         let output = kinds.run(T::KIND, &context, with).await?;
-        Ok(Done { output, artifacts: context.published(), store: Arc::clone(&self.artifacts) })
+        Ok(Done {
+            output,
+            artifacts: context.published(),
+            store: Arc::clone(&self.artifacts),
+            _folder: Arc::clone(&self.folder),
+        })
     }
 
     async fn publish_input(&mut self, producer: &str, name: &str, path: &Path, facts: FileFacts) -> &mut Self {
@@ -225,6 +230,8 @@ pub struct Done {
     /// What it published, in its order.
     pub artifacts: Vec<ArtifactRef>,
     store: Arc<ArtifactStore>,
+    // What was published outlives the bench that it was published in.
+    _folder: Arc<TempDir>,
 }
 
 impl Done {

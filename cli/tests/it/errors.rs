@@ -49,7 +49,9 @@ fn parameters_are_judged_before_anything_runs() {
     let bench = Bench::new();
     let dag = format!("{OK}[params]\nhorizon = {{ type = \"integer\", default = 28, minimum = 1 }}\n");
     bench.write("dags/ok.toml", &dag).write("dags/tenants/acme.toml", TENANT);
-    for (param, part) in [("horizon=0", "1"), ("horizon=soon", "integer"), ("horzon=7", "horizon"), ("horizon", "=")] {
+    for (param, part) in
+        [("horizon=0", "1"), ("horizon=soon", "whole number"), ("horzon=7", "horizon"), ("horizon", "=")]
+    {
         let error = error(&bench, &["run", "ok", "--param", param], 2);
         assert!(error.to_string().contains(part), "{param}: {error}");
     }

@@ -31,9 +31,9 @@ fn killed_and_resumed(bench: &Bench) {
     let mut child =
         bench.command(&["run", "steps"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("starts");
     let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-    // "run <id> of steps for acme", then a line per task: `b started` is the signal.
-    let first = lines.next().expect("a line").expect("text");
-    let id = first.split_whitespace().nth(1).expect("an id").to_owned();
+    // Warnings about the DAG, "run <id> of steps for acme", then a line per task: `b started` is the signal.
+    let first = lines.by_ref().map_while(Result::ok).find_map(|line| line.strip_prefix("run ").map(str::to_owned));
+    let id = first.and_then(|line| line.split_whitespace().next().map(str::to_owned)).expect("the run's id");
     let started = lines.by_ref().map_while(Result::ok).any(|line| line.trim() == "b started");
     assert!(started, "the run ended before b started");
     child.kill().expect("killed with SIGKILL");
