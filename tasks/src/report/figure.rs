@@ -20,6 +20,7 @@ use plotly::layout::{Axis, DragMode, HoverMode, Legend, Margin, RangeMode, Shape
 use serde::Serialize;
 
 use crate::report::number::plotted;
+use crate::report::render::visible;
 
 /// Fonts of page and pictures: Inter where it is installed, else what the system reads best.
 pub(super) const FONTS: &str = "Inter, 'Inter Variable', ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, \
@@ -258,6 +259,7 @@ fn embedded(json: &str) -> String {
 /// A text from data as plotly has to get it: plotly reads a subset of HTML (`<b>`, `<a href>`) in names and
 /// labels, and entities; so these are escaped once more than JSON needs.
 pub(super) fn plain(text: &str) -> String {
+    let text: String = text.chars().map(visible).collect();
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

@@ -55,6 +55,15 @@ pub(super) struct Source {
     pub(super) rows: Option<u64>,
 }
 
+/// WAPE by how far ahead.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct StepScores {
+    /// First and last step of each class.
+    pub(super) classes: Vec<(i32, i32)>,
+    /// One value per class.
+    pub(super) by_model: IndexMap<String, Vec<Option<f64>>>,
+}
+
 /// Everything that a report shows. Each part may be missing.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Material {
@@ -146,19 +155,19 @@ impl Material {
         segments.into_iter().map(str::to_owned).collect()
     }
 
-    /// WAPE by classes of steps ahead, all origins: classes, and per model one value each.
-    pub(super) fn by_steps(&self) -> (Vec<(i32, i32)>, IndexMap<String, Vec<Option<f64>>>) {
+    /// WAPE by classes of steps ahead, all origins: those of record, or those of the backtest.
+    pub(super) fn by_steps(&self) -> StepScores {
         let judged: BTreeSet<(i32, i32)> = self.metric_rows().filter_map(MetricRow::steps).collect();
         if !judged.is_empty() {
             let wape = |model: &str, (first, last)| self.row(model, None, &format!("h{first}-{last}"))?.wape;
             let values = |model: &String| judged.iter().map(|steps| wape(model, *steps)).collect();
             let by_model = self.models().into_iter().map(|model| (model.clone(), values(&model))).collect();
-            return (judged.iter().copied().collect(), by_model);
+            return StepScores { classes: judged.iter().copied().collect(), by_model };
         }
-        let (Some(backtest), Some(sample)) = (&self.backtest, &self.sample) else { return Default::default() };
+        let (Some(backtest), Some(sample)) = (&self.backtest, &self.sample) else { return StepScores::default() };
         let values = |tallies: &Vec<Tally>| tallies.iter().map(|tally| tally.figures().wape).collect();
         let by_model = backtest.models.iter().cloned().zip(sample.steps.iter().map(values)).collect();
-        (sample.buckets.clone(), by_model)
+        StepScores { classes: sample.buckets.clone(), by_model }
     }
 
     /// The row of record of a model at an origin, or over all of them, on a slice.

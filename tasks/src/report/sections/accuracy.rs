@@ -4,7 +4,7 @@ use plotly::layout::{AxisType, BarMode, HoverMode, RangeMode, TraceOrder};
 
 use crate::metrics::Figures;
 use crate::report::figure::{axis, layout, legend, plain, plot_json};
-use crate::report::material::Material;
+use crate::report::material::{Material, StepScores};
 use crate::report::number::{count, percent, quantity, signed_percent};
 use crate::report::page::{Cell, Figure, Section, Table};
 use crate::report::sections::errors;
@@ -112,7 +112,7 @@ fn with_room(values: &[f64]) -> [f64; 2] {
 }
 
 fn by_step(material: &Material) -> Option<Figure> {
-    let (classes, by_model) = material.by_steps();
+    let StepScores { classes, by_model } = material.by_steps();
     if classes.len() < 2 {
         return None;
     }
