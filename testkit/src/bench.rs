@@ -4,11 +4,7 @@
 //! [`Kinds`], inputs fetched from a store, a fresh epoch per attempt), but has no retries, no
 //! database and no DAG.
 //!
-//! ```no_run
-//! # async fn example(ingest: impl engine::task::Task, features: impl engine::task::Task) {
-//! use serde_json::json;
-//! use testkit::TaskBench;
-//!
+//! ```text
 //! let mut bench = TaskBench::new();
 //! bench.document("contract", "frequency = \"D\"");
 //! bench.source("sales.csv", b"date,item,units\n2024-01-01,a,3\n");
@@ -18,7 +14,6 @@
 //! bench.input_done("ingest", &done);
 //! let done = bench.run(features, json!({"horizon": 7, "lags": [7]})).await.expect("features");
 //! let rows = done.batch("features.parquet");
-//! # }
 //! ```
 
 use std::path::{Path, PathBuf};

@@ -11,7 +11,8 @@ use testkit_postgres::{Binaries, Cluster, PostgresError, URL_VARIABLE};
 
 use crate::run::{Failure, cargo, program_in_root};
 
-/// Runs doctests, then the tests; `arguments` narrow the tests and leave doctests out.
+/// Runs the tests; `arguments` narrow them. There are no doctests: cargo would build DataFusion a second
+/// time for them, with other features.
 pub fn run(arguments: &[&str]) -> Result<(), Failure> {
     let cluster = match std::env::var_os(URL_VARIABLE) {
         Some(_) => {
@@ -22,9 +23,6 @@ pub fn run(arguments: &[&str]) -> Result<(), Failure> {
     };
     let url = cluster.as_ref().map(|cluster| cluster.server().url());
     let variables: Vec<(&str, &str)> = url.iter().map(|url| (URL_VARIABLE, url.as_str())).collect();
-    if arguments.is_empty() {
-        cargo(&["test", "--workspace", "--doc", "--quiet"], &variables)?;
-    }
     let runner: &[&str] = if has_nextest() {
         &["nextest", "run"]
     } else {
