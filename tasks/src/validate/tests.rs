@@ -55,9 +55,8 @@ fn results(done: &Done) -> Vec<Value> {
     done.json(RESULT)["results"].as_array().expect("a list").clone()
 }
 
-#[tokio::test]
-async fn a_clean_panel_passes_as_it_is() {
-    let all = r#"
+/// Every expectation of the vocabulary, met by `panel(50)`.
+const ALL_MET: &str = r#"
         [[expectation]]
         type = "expect_column_to_exist"
         column = "demand"
@@ -129,7 +128,10 @@ async fn a_clean_panel_passes_as_it_is() {
         column = "demand"
         min = 1
     "#;
-    let bench = bench(panel(50), all).await;
+
+#[tokio::test]
+async fn a_clean_panel_passes_as_it_is() {
+    let bench = bench(panel(50), ALL_MET).await;
     let done = bench.run(Validate, json!({"suite": "test"})).await.expect("the panel is as expected");
     let result = done.json(RESULT);
     assert_eq!(
