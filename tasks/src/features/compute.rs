@@ -227,3 +227,146 @@ impl SeriesView<'_> {
         sums.window(end.saturating_sub(window as usize), end).mean()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::fixture::{frame_of, panel};
+    use crate::features::panel::Role;
+    use crate::features::{FeatureFrame, FeaturesParams};
+
+    const HORIZON: u32 = 14;
+
+    /// The panel as it looked at the end of `origin`: later demand and past-only values unknown.
+    fn cut(panel: &Panel, origin: i32) -> Panel {
+        let mut cut = panel.clone();
+        let future: Vec<usize> = (0..cut.times.len()).filter(|row| cut.times[*row] > origin).collect();
+        for row in future {
+            cut.demand[row] = f64::NAN;
+            for covariate in cut.covariates.iter_mut().filter(|covariate| covariate.role == Role::PastOnly) {
+                covariate.values[row] = f32::NAN;
+            }
+        }
+        cut
+    }
+
+    fn bits(frame: &FeatureFrame, row: usize) -> Vec<u32> {
+        frame.row(row).iter().map(|value| value.to_bits()).collect()
+    }
+
+    #[test]
+    fn no_feature_reads_what_its_origin_could_not_know() {
+        let panel = panel(4, 500);
+        let params = FeaturesParams::new(HORIZON);
+        let full = frame_of(&panel, &params);
+        let last = panel.times[panel.times.len() - 1];
+        for origin in [last - 14, last - 15, last - 101, last - 333] {
+            let past = frame_of(&cut(&panel, origin), &params);
+            let mut differs_later = false;
+            for row in 0..full.rows() {
+                let same = bits(&full, row) == bits(&past, row);
+                if full.times()[row] <= origin + HORIZON.cast_signed() {
+                    assert!(same, "row {row} reads beyond its origin:\n{:?}\n{:?}", full.row(row), past.row(row));
+                } else {
+                    differs_later |= !same;
+                }
+            }
+            // Otherwise the comparison above compares nothing that hangs on demand.
+            assert!(differs_later || origin == last - 14, "rows beyond the horizon see the cut");
+        }
+    }
+
+    #[test]
+    fn every_feature_of_the_fixture_says_something() {
+        let frame = frame_of(&panel(4, 500), &FeaturesParams::new(HORIZON));
+        for (at, column) in frame.document().columns.iter().enumerate() {
+            let mut values: Vec<f32> = (0..frame.rows()).map(|row| frame.row(row)[at]).collect();
+            values.retain(|value| !value.is_nan());
+            values.sort_by(f32::total_cmp);
+            values.dedup();
+            let constant = ["zero_share_28", "closed_before", "closed_after"].contains(&column.name.as_str());
+            assert!(constant || values.len() > 1, "{} is always {values:?}", column.name);
+        }
+    }
+
+    /// One series whose demand is its day: 0, 1, 2 ..., never closed, promotion on odd days.
+    fn counting(days: i32) -> FeatureFrame {
+        let mut panel = panel(1, days);
+        for row in 0..panel.demand.len() {
+            panel.demand[row] = row as f64;
+            panel.closed[row] = false;
+            panel.covariates[0].values[row] = (row % 2) as f32;
+            panel.covariates[3].values[row] = row as f32;
+        }
+        frame_of(&panel, &FeaturesParams { lags: Some(vec![14, 21]), ..FeaturesParams::new(HORIZON) })
+    }
+
+    fn value(frame: &FeatureFrame, row: usize, name: &str) -> f32 {
+        let at = frame.document().columns.iter().position(|column| column.name == name);
+        frame.row(row)[at.unwrap_or_else(|| panic!("no feature {name}"))]
+    }
+
+    #[test]
+    fn features_equal_hand_computed_values() {
+        let frame = counting(450);
+        // At row 400 the newest known demand is day 386.
+        let expected = [
+            ("lag_14", 386.0),
+            ("lag_21", 379.0),
+            ("mean_7", 383.0),
+            ("mean_28", 372.5),
+            ("min_28", 359.0),
+            ("max_28", 386.0),
+            ("std_28", 8.225_975),
+            ("zero_share_28", 0.0),
+            ("same_weekday_4", (386.0 + 379.0 + 372.0 + 365.0) / 4.0),
+            ("expanding_mean", 193.0),
+            ("year_ago_mean", 36.0),
+            ("age", 400.0),
+            // Row 400 is even, so without promotion: days 386, 384 ... 0.
+            ("like_promo", 193.0),
+            // Same weekday and even: every 14 days from 386.
+            ("like_promo_weekday_recent", 386.0 - 14.0 * 5.5),
+            ("promo", 0.0),
+            ("promo_before", 1.0),
+            ("promo_next", 1.0),
+            ("since_promo", 1.0),
+            ("until_promo", 1.0),
+            ("visitors_past", 386.0),
+            ("visitors_past_mean", 372.5),
+            // 2022-01-03 + 400 days = 2023-02-07, a Tuesday of ISO week 6.
+            ("weekday", 1.0),
+            ("day_of_month", 7.0),
+            ("month", 2.0),
+            ("week", 6.0),
+            ("day_of_year", 38.0),
+        ];
+        for (name, expected) in expected {
+            let found = value(&frame, 400, name);
+            assert!((found - expected).abs() < 1e-4, "{name}: {found}, not {expected}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_made_up_where_nothing_is_known() {
+        let frame = counting(100);
+        for name in ["lag_14", "mean_7", "std_28", "min_28", "same_weekday_4", "expanding_mean", "visitors_past"] {
+            assert!(value(&frame, 13, name).is_nan(), "{name} at row 13 would need demand before the first day");
+        }
+        assert_eq!(value(&frame, 14, "mean_7"), 0.0, "row 14 sees day 0");
+        assert!(value(&frame, 99, "promo_next").is_nan(), "the day after the last is not known");
+        assert!(value(&frame, 99, "until_promo").is_nan());
+    }
+
+    #[test]
+    fn distances_to_events_are_capped() {
+        let frame = frame_of(&panel(1, 200), &FeaturesParams::new(HORIZON));
+        // Easter is on days 17, 67, 117, 167.
+        assert_eq!(value(&frame, 66, "until_holiday"), 1.0);
+        assert_eq!(value(&frame, 60, "until_holiday"), 7.0);
+        assert_eq!(value(&frame, 59, "until_holiday"), 8.0, "beyond the lookahead");
+        assert_eq!(value(&frame, 69, "since_holiday"), 2.0);
+        assert_eq!(value(&frame, 60, "since_holiday"), 30.0, "at the cap");
+        assert!(value(&frame, 10, "since_holiday").is_nan(), "unknown before the first");
+    }
+}

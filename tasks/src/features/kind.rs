@@ -135,3 +135,89 @@ fn output(name: &str, summary: &str) -> OutputSpec {
 fn artifact(name: &str) -> ArtifactName {
     ArtifactName::parse(name).expect("a literal that keeps to the rule")
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use testkit::TaskBench;
+
+    use super::*;
+    use crate::features::fixture::{panel_batch, schema_json};
+
+    async fn bench(series: usize, days: i32) -> TaskBench {
+        let mut bench = TaskBench::new();
+        bench.input_batches("ingest", "panel.parquet", &[panel_batch(series, days)]).await;
+        bench.input_json("ingest", "canonical_schema_snapshot.json", &schema_json()).await;
+        bench
+    }
+
+    #[tokio::test]
+    async fn the_same_panel_gives_the_same_bytes_on_any_number_of_threads() {
+        let bench = bench(130, 300).await;
+        let first = bench.run(Features, json!({"horizon": 28})).await.expect("features");
+        let second = bench.run(Features, json!({"horizon": 28})).await.expect("features");
+        for name in ["features.parquet", "features.json"] {
+            assert_eq!(first.artifact(name).digest, second.artifact(name).digest, "{name}");
+        }
+        let panel = crate::features::fixture::panel(130, 300);
+        let spec = Spec::new(&FeaturesParams::new(28), &panel);
+        let batches = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+            let mut batches = Vec::new();
+            let keep = |batch: &arrow::array::RecordBatch| {
+                batches.push(batch.clone());
+                Ok(())
+            };
+            pool.install(|| write_table(&spec, &panel, &CancellationToken::new(), keep)).expect("features");
+            batches
+        };
+        assert!(batches(1).len() > 1, "more than one chunk");
+        assert_eq!(batches(1), batches(3));
+    }
+
+    #[tokio::test]
+    async fn the_document_describes_the_table() {
+        let bench = bench(2, 120).await;
+        let done = bench.run(Features, json!({"horizon": 14, "lags": [14, 21]})).await.expect("features");
+        let document: FeaturesDocument = serde_json::from_value(done.json("features.json")).expect("the document");
+        let table = done.batch("features.parquet");
+        let names: Vec<&str> = document.columns.iter().map(|column| column.name.as_str()).collect();
+        let schema = table.schema();
+        let found: Vec<&str> = schema.fields().iter().skip(4).map(|field| field.name().as_str()).collect();
+        assert_eq!(names, found);
+        assert_eq!((document.rows, document.series), (table.num_rows() as u64, 2));
+        assert_eq!(document.last_time.to_string(), "2022-05-02");
+        let newest = document.columns.iter().filter_map(|column| column.lag).min();
+        assert_eq!(newest, Some(14), "no feature reads newer demand than the horizon allows");
+        let kind = document.columns.iter().find(|column| column.name == "kind").expect("the static column");
+        assert_eq!(kind.categories.as_deref(), Some(&["city".to_owned(), "corner".to_owned()][..]));
+    }
+
+    #[tokio::test]
+    async fn the_digest_is_about_the_rules_not_the_data() {
+        let digest = async |series, with: Value| {
+            let done = bench(series, 120).await.run(Features, with).await.expect("features");
+            done.json("features.json")["spec_digest"].clone()
+        };
+        let plain = digest(2, json!({"horizon": 14})).await;
+        assert_eq!(plain, digest(4, json!({"horizon": 14})).await);
+        assert_ne!(plain, digest(2, json!({"horizon": 15})).await);
+        assert_ne!(plain, digest(2, json!({"horizon": 14, "rolling": [7]})).await);
+    }
+
+    #[test]
+    fn a_lag_below_the_horizon_is_named_with_its_place() {
+        let params: FeaturesParams =
+            serde_json::from_value(json!({"horizon": 28, "lags": [28, 7], "rolling": [0]})).expect("typed");
+        let paths: Vec<String> = Features::check(&params).iter().map(|problem| problem.path.join(".")).collect();
+        assert_eq!(paths, ["lags.1", "rolling.0"]);
+    }
+
+    #[tokio::test]
+    async fn a_cancel_ends_the_pass() {
+        let bench = bench(2, 120).await;
+        bench.cancel().cancel();
+        let error = bench.run(Features, json!({"horizon": 14})).await.err().expect("canceled");
+        assert!(matches!(error, TaskError::Canceled), "{error}");
+    }
+}

@@ -5,6 +5,8 @@
 
 mod compute;
 mod document;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod frame;
 mod kind;
 mod panel;

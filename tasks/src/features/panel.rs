@@ -77,7 +77,7 @@ pub(super) const CLOSED: &str = "closed";
 
 /// All series on their grids, sorted by series, then time.
 #[derive(Debug, Clone)]
-pub(super) struct Panel {
+pub(crate) struct Panel {
     pub(super) frequency: Frequency,
     pub(super) series: Vec<String>,
     /// Series `i` is rows `offsets[i]..offsets[i + 1]`.
@@ -85,9 +85,9 @@ pub(super) struct Panel {
     /// Days since 1970-01-01.
     pub(super) times: Vec<i32>,
     /// NaN = unknown.
-    pub(super) demand: Vec<f64>,
+    pub(crate) demand: Vec<f64>,
     /// All `false` if the contract names no closed days.
-    pub(super) closed: Vec<bool>,
+    pub(crate) closed: Vec<bool>,
     /// Without `closed`.
     pub(super) covariates: Vec<Covariate>,
 }
@@ -332,4 +332,61 @@ fn off_grid(series: &str, time: i32) -> TaskError {
             "panel.parquet is not one row per period, sorted by series and time: look at series {series:?}, {time} days after 1970-01-01"
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::compute::{concat_batches, take_record_batch};
+
+    use super::*;
+    use crate::features::fixture::{FIRST_DAY, panel_batch, schema_json};
+
+    fn read(batch: RecordBatch) -> Result<Panel, TaskError> {
+        Panel::read(&serde_json::from_value(schema_json()).expect("a schema"), [Ok(batch)])
+    }
+
+    fn rows(batch: &RecordBatch, rows: impl IntoIterator<Item = u64>) -> RecordBatch {
+        let rows: arrow::array::UInt64Array = rows.into_iter().map(Some).collect();
+        take_record_batch(batch, &rows).expect("rows that exist")
+    }
+
+    #[test]
+    fn rows_that_validation_took_out_come_back_unknown() {
+        let whole = panel_batch(2, 60);
+        let panel = read(rows(&whole, (0..120).filter(|row| !(10..13).contains(row)))).expect("a panel");
+        assert_eq!(panel.rows_of(0).len(), 60);
+        assert_eq!(panel.times[11], FIRST_DAY + 11);
+        assert!(panel.demand[10..13].iter().all(|value| value.is_nan()));
+        assert!(panel.covariates[0].values[10..13].iter().all(|value| value.is_nan()), "a promotion is not guessed");
+        let kind = &panel.covariates[4];
+        assert_eq!(kind.categories.as_deref(), Some(&["city".to_owned(), "corner".to_owned()][..]));
+        assert!(kind.values[..60].iter().all(|value| *value == 1.0), "a static value holds everywhere");
+    }
+
+    #[test]
+    fn the_order_of_batches_changes_nothing_but_must_be_the_panels() {
+        let whole = panel_batch(2, 60);
+        let schema = serde_json::from_value(schema_json()).expect("a schema");
+        let parts = [whole.slice(0, 37), whole.slice(37, 83)].map(Ok);
+        let split = Panel::read(&schema, parts).expect("a panel");
+        assert_eq!(format!("{split:?}"), format!("{:?}", read(whole.clone()).expect("a panel")));
+        let swapped = concat_batches(&whole.schema(), [&whole.slice(60, 60), &whole.slice(0, 60)]).expect("rows");
+        let error = read(swapped).expect_err("series out of order");
+        assert!(error.to_string().contains("\"s000\""), "{error}");
+        let twice = rows(&whole, [0, 1, 1, 2]);
+        assert!(read(twice).is_err(), "a period twice");
+    }
+
+    #[test]
+    fn flags_are_numbers_of_which_both_values_occur() {
+        let panel = read(panel_batch(2, 60)).expect("a panel");
+        let flags: Vec<bool> = panel.covariates.iter().map(Covariate::is_flag).collect();
+        assert_eq!(flags, [true, false, false, false, false]);
+        assert_eq!(panel.covariates[1].usual, 1.0, "easter = 0, none = 1");
+    }
+
+    #[test]
+    fn an_empty_panel_is_refused() {
+        assert!(read(panel_batch(1, 0)).is_err());
+    }
 }

@@ -258,8 +258,8 @@ impl Builder<'_> {
     fn known_future(&mut self, at: usize, covariate: &Covariate) {
         let (name, source) = (&covariate.name, Source::Covariate(at));
         self.known(name.clone(), name, Rule::Value { cov: source, offset: 0 });
-        self.neighbors(name, source);
         if covariate.is_flag() || covariate.categories.is_some() {
+            self.neighbors(name, source);
             self.distances(name, source);
         } else {
             let rule = Rule::Relative { cov: at, window: RELATIVE_WINDOW };

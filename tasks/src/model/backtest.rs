@@ -142,3 +142,84 @@ fn train_scale(demand: &[f64], season: usize) -> Option<f64> {
         errors.filter(|error| !error.is_nan()).fold((0.0, 0_u32), |(sum, pairs), error| (sum + error, pairs + 1));
     (pairs > 0 && sum > 0.0).then(|| sum / f64::from(pairs))
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::AsArray;
+    use arrow::datatypes::{Date32Type, Float64Type, Int32Type};
+
+    use super::*;
+    use crate::features::FeaturesParams;
+    use crate::features::fixture::{FIRST_DAY, frame_of, panel};
+    use crate::model::ModelSpec;
+
+    fn recipe(frame: &FeatureFrame, spec: ModelSpec) -> Recipe {
+        Recipe { spec, horizon: 14, features_digest: frame.document().spec_digest }
+    }
+
+    #[test]
+    fn every_window_is_forecast_from_its_own_past() {
+        let frame = frame_of(&panel(2, 120), &FeaturesParams::new(14));
+        let origins = Origin::last(frame.document(), 2, 14);
+        let recipe = recipe(&frame, ModelSpec::SeasonalNaive);
+        let rows = backtest_recipe(&recipe, &frame, &origins, 1, &CancellationToken::new()).expect("a backtest");
+        assert_eq!((rows.num_rows(), rows.schema()), (2 * 2 * 14, backtest_schema()));
+        let at = |row: usize| {
+            (
+                rows["origin"].as_primitive::<Date32Type>().value(row) - FIRST_DAY,
+                rows["time"].as_primitive::<Date32Type>().value(row) - FIRST_DAY,
+                rows["step"].as_primitive::<Int32Type>().value(row),
+                rows["series"].as_string::<i32>().value(row).to_owned(),
+            )
+        };
+        assert_eq!(at(0), (91, 92, 1, "s000".to_owned()));
+        assert_eq!(at(14), (91, 92, 1, "s001".to_owned()));
+        assert_eq!(at(55), (105, 119, 14, "s001".to_owned()));
+        // 2022-04-10, day 97, is a Sunday: closed, so nothing sold and nothing forecast.
+        let (actual, point) =
+            (rows["actual"].as_primitive::<Float64Type>(), rows["point"].as_primitive::<Float64Type>());
+        assert_eq!((actual.value(5), point.value(5)), (0.0, 0.0));
+        // The first open day repeats the same weekday of the last week that the origin had seen.
+        assert_eq!(point.value(0), frame.demand()[92 - 7]);
+        assert_eq!(actual.value(0), frame.demand()[92]);
+    }
+
+    #[test]
+    fn the_scale_is_the_mean_error_of_last_weeks_values() {
+        let week = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, f64::NAN];
+        let next = [2.0, 2.0, 6.0, f64::NAN, 5.0, 6.0, 7.0];
+        let demand = [week, next].concat();
+        assert_eq!(train_scale(&demand, 7), Some((1.0 + 0.0 + 3.0 + 0.0 + 0.0) / 5.0));
+        assert_eq!(train_scale(&[1.0; 14], 7), None, "0 can not divide");
+        assert_eq!(train_scale(&[1.0; 7], 7), None, "no pair");
+    }
+
+    #[test]
+    fn a_recipe_of_other_features_is_refused() {
+        let frame = frame_of(&panel(1, 120), &FeaturesParams::new(14));
+        let origins = Origin::last(frame.document(), 1, 14);
+        let backtest = |recipe: &Recipe| {
+            backtest_recipe(recipe, &frame, &origins, 1, &CancellationToken::new()).expect_err("refused").to_string()
+        };
+        let longer = Recipe { horizon: 15, ..recipe(&frame, ModelSpec::Naive) };
+        assert!(backtest(&longer).contains("made for 14"));
+        let other = frame_of(&panel(1, 120), &FeaturesParams::new(15));
+        assert!(backtest(&recipe(&other, ModelSpec::Naive)).contains("other rules"));
+    }
+
+    #[test]
+    fn recipes_survive_json_and_differ_by_digest() {
+        let frame = frame_of(&panel(1, 60), &FeaturesParams::new(14));
+        let gbdt = recipe(&frame, ModelSpec::Gbdt(crate::model::GbdtOptions::default()));
+        let text = serde_json::to_string(&gbdt).expect("JSON");
+        let read: Recipe = serde_json::from_str(&text).expect("a recipe");
+        assert_eq!(read, gbdt);
+        assert_eq!(read.digest().expect("a digest"), gbdt.digest().expect("a digest"));
+        let naive = recipe(&frame, ModelSpec::Naive);
+        assert_eq!(
+            serde_json::from_str::<Recipe>(&serde_json::to_string(&naive).expect("JSON")).expect("a recipe"),
+            naive
+        );
+        assert_ne!(naive.digest().expect("a digest"), gbdt.digest().expect("a digest"));
+    }
+}

@@ -161,3 +161,80 @@ impl FittedModel for SeasonProfiles {
 fn format_error(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ModelError {
     ModelError::Format { kind: KIND, source: source.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::fixture::{FIRST_DAY, frame_of, panel};
+    use crate::features::{FeatureFrame, FeaturesParams};
+    use crate::model::{ModelSpec, Origin, forecaster};
+
+    const NAN: f64 = f64::NAN;
+
+    /// One series, never closed, with these values from a Monday on; then 14 days to forecast.
+    fn frame(known: &[f64]) -> FeatureFrame {
+        let mut panel = panel(1, i32::try_from(known.len()).expect("a few days") + 14);
+        panel.closed.fill(false);
+        for (row, value) in panel.demand.iter_mut().enumerate() {
+            *value = known.get(row).copied().unwrap_or(1e9);
+        }
+        frame_of(&panel, &FeaturesParams::new(14))
+    }
+
+    fn forecast(spec: &ModelSpec, frame: &FeatureFrame, known: usize) -> Vec<f64> {
+        let origin = Origin::from_days(FIRST_DAY + known as i32 - 1);
+        let slice = TrainingSlice::new(frame, origin);
+        let fitted = forecaster(spec).fit(&slice, 1, &CancellationToken::new()).expect("fitted");
+        let window = ForecastWindow::new(frame, origin, 14);
+        let points = fitted.forecast(&window).expect("a forecast");
+        let loaded = forecaster(spec).load(&fitted.save().expect("bytes")).expect("loaded");
+        assert_eq!(loaded.forecast(&window).expect("a forecast"), points, "the saved model is the model");
+        points
+    }
+
+    #[test]
+    fn seasonal_naive_repeats_the_last_week_for_all_steps() {
+        let known = [9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
+        let week = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
+        assert_eq!(forecast(&ModelSpec::SeasonalNaive, &frame(&known), 14), [week, week].concat());
+    }
+
+    #[test]
+    fn an_unknown_day_takes_the_value_of_the_week_before() {
+        let known = [9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 1.0, NAN, 3.0, 4.0, 5.0, 6.0, 7.0];
+        assert_eq!(forecast(&ModelSpec::SeasonalNaive, &frame(&known), 14)[1], 9.0);
+        let short = [2.0, 4.0, NAN, 6.0];
+        let points = forecast(&ModelSpec::SeasonalNaive, &frame(&short), 4);
+        assert_eq!(points[..7], [4.0, 4.0, 4.0, 2.0, 4.0, 4.0, 6.0], "never known: the mean of what is, 4");
+    }
+
+    #[test]
+    fn weekday_mean_averages_the_last_known_same_weekdays() {
+        let mut known: Vec<f64> = (0..42).map(f64::from).collect();
+        known[35] = NAN;
+        let points = forecast(&ModelSpec::WeekdayMean(WeekdayMeanOptions::default()), &frame(&known), 42);
+        assert_eq!(points[0], (28.0 + 21.0 + 14.0 + 7.0) / 4.0, "Monday of the last week is unknown");
+        assert_eq!(points[1], (36.0 + 29.0 + 22.0 + 15.0) / 4.0);
+        assert_eq!(points[7], points[0]);
+    }
+
+    #[test]
+    fn naive_repeats_the_last_known_value() {
+        assert_eq!(forecast(&ModelSpec::Naive, &frame(&[5.0, 8.0, NAN]), 3), [8.0; 14]);
+    }
+
+    #[test]
+    fn nothing_known_is_nothing_sold_and_closed_days_sell_nothing() {
+        assert_eq!(forecast(&ModelSpec::SeasonalNaive, &frame(&[NAN, NAN]), 2), [0.0; 14]);
+        let panel = panel(1, 60);
+        let frame = frame_of(&panel, &FeaturesParams::new(14));
+        let points = forecast(&ModelSpec::SeasonalNaive, &frame, 46);
+        let closed: Vec<bool> = points.iter().map(|point| *point == 0.0).collect();
+        assert_eq!(closed, panel.closed[46..60], "the fixture sells every day but Sundays");
+    }
+
+    #[test]
+    fn other_bytes_are_refused() {
+        assert!(forecaster(&ModelSpec::Naive).load(b"{}").is_err());
+    }
+}

@@ -332,3 +332,113 @@ fn booster_error(action: &'static str) -> impl Fn(HessboostError) -> ModelError 
 fn format_error(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ModelError {
     ModelError::Format { kind: "gbdt", source: source.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::features::fixture::{FIRST_DAY, frame_of, panel};
+    use crate::features::{FeatureFrame, FeaturesParams};
+    use crate::model::{ModelSpec, Origin, forecaster};
+
+    fn small() -> GbdtOptions {
+        GbdtOptions { rounds: 60, learning_rate: 0.2, max_leaves: 31, min_child_weight: 5.0, ..GbdtOptions::default() }
+    }
+
+    fn fit(frame: &FeatureFrame, options: GbdtOptions, seed: u64) -> Box<dyn FittedModel> {
+        let slice = TrainingSlice::new(frame, origin());
+        Gbdt::new(options).fit(&slice, seed, &CancellationToken::new()).expect("fitted")
+    }
+
+    fn origin() -> Origin {
+        Origin::from_days(FIRST_DAY + 385)
+    }
+
+    fn wape(frame: &FeatureFrame, points: &[f64]) -> f64 {
+        let window = ForecastWindow::new(frame, origin(), 14);
+        let actual = |row: usize| if frame.closed()[row] { 0.0 } else { frame.demand()[row] };
+        let error: f64 = window.rows().zip(points).map(|(row, point)| (point - actual(row)).abs()).sum();
+        error / window.rows().map(actual).sum::<f64>()
+    }
+
+    #[test]
+    fn trees_learn_promotions_that_last_week_does_not_tell() {
+        let frame = frame_of(&panel(6, 400), &FeaturesParams::new(14));
+        let window = ForecastWindow::new(&frame, origin(), 14);
+        let trees = fit(&frame, small(), 7);
+        let points = trees.forecast(&window).expect("a forecast");
+        let slice = TrainingSlice::new(&frame, origin());
+        let naive = forecaster(&ModelSpec::SeasonalNaive).fit(&slice, 7, &CancellationToken::new()).expect("fitted");
+        let (trees_wape, naive_wape) = (wape(&frame, &points), wape(&frame, &naive.forecast(&window).expect("points")));
+        assert!(trees_wape < 0.5 * naive_wape, "trees {trees_wape}, last week {naive_wape}");
+        assert!(window.rows().zip(&points).all(|(row, point)| (*point == 0.0) == window.closed(row)));
+        let first = &trees.explain()[0];
+        assert!(first.gain > 0.0 && first.splits > 0, "{first:?}");
+        let total: f64 = trees.explain().iter().map(|importance| importance.gain).sum();
+        assert!((total - 1.0).abs() < 1e-6, "shares of gain add up to {total}");
+    }
+
+    #[test]
+    fn the_same_fit_gives_the_same_bytes_on_any_number_of_threads() {
+        let frame = frame_of(&panel(6, 400), &FeaturesParams::new(14));
+        let bytes = |threads, seed| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+            pool.install(|| fit(&frame, small(), seed).save().expect("bytes"))
+        };
+        assert_eq!(bytes(1, 7), bytes(3, 7));
+        assert_ne!(bytes(1, 7), bytes(1, 8), "the seed draws rows and columns");
+    }
+
+    #[test]
+    fn a_saved_model_forecasts_the_same() {
+        let frame = frame_of(&panel(3, 400), &FeaturesParams::new(14));
+        let fitted = fit(&frame, small(), 7);
+        let bytes = fitted.save().expect("bytes");
+        let window = ForecastWindow::new(&frame, origin(), 14);
+        let loaded = Gbdt::new(GbdtOptions::default()).load(&bytes).expect("loaded");
+        assert_eq!(loaded.forecast(&window).expect("points"), fitted.forecast(&window).expect("points"));
+        assert!(Gbdt::new(small()).load(&bytes[..bytes.len() / 2]).is_err(), "cut off");
+        assert!(Gbdt::new(small()).load(b"{}").is_err(), "something else");
+        let other = frame_of(&panel(3, 400), &FeaturesParams { calendar: false, ..FeaturesParams::new(14) });
+        assert!(fitted.forecast(&ForecastWindow::new(&other, origin(), 14)).is_err(), "other features");
+    }
+
+    #[test]
+    fn a_cancel_stops_the_rounds_within_a_second() {
+        let frame = frame_of(&panel(6, 400), &FeaturesParams::new(14));
+        let cancel = CancellationToken::new();
+        let options = GbdtOptions { rounds: 100_000, ..small() };
+        let (error, waited) = std::thread::scope(|scope| {
+            let fitting = scope.spawn(|| {
+                let error = Gbdt::new(options).fit(&TrainingSlice::new(&frame, origin()), 7, &cancel).err();
+                (error, Instant::now())
+            });
+            // Long enough that rounds have begun; the assertion below does not hang on it.
+            std::thread::sleep(Duration::from_millis(200));
+            let canceled_at = Instant::now();
+            cancel.cancel();
+            let (error, ended_at) = fitting.join().expect("no panic");
+            (error, ended_at.duration_since(canceled_at))
+        });
+        assert!(matches!(error, Some(ModelError::Canceled)));
+        assert!(waited < Duration::from_secs(1), "{waited:?}");
+    }
+
+    #[test]
+    fn auto_takes_tweedie_where_zeros_are_many() {
+        let gbdt = Gbdt::new(GbdtOptions::default());
+        assert_eq!(gbdt.objective(&[1.0, 2.0, 3.0, 4.0, 0.0]), GbdtObjective::LogL2);
+        assert_eq!(gbdt.objective(&[1.0, 0.0, 0.0, 4.0, 0.0]), GbdtObjective::Tweedie);
+        let fixed = Gbdt::new(GbdtOptions { objective: GbdtObjective::LogL2, ..GbdtOptions::default() });
+        assert_eq!(fixed.objective(&[0.0]), GbdtObjective::LogL2);
+    }
+
+    #[test]
+    fn nothing_to_learn_from_is_said() {
+        let frame = frame_of(&panel(1, 60), &FeaturesParams::new(14));
+        let slice = TrainingSlice::new(&frame, Origin::from_days(FIRST_DAY - 1));
+        let error = Gbdt::new(small()).fit(&slice, 7, &CancellationToken::new()).err();
+        assert!(matches!(error, Some(ModelError::NoRows { .. })));
+    }
+}

@@ -161,3 +161,38 @@ impl<'a> ForecastWindow<'a> {
         &self.frame.values()[rows.start * width..rows.end * width]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::FeaturesParams;
+    use crate::features::fixture::{FIRST_DAY, frame_of, panel};
+
+    #[test]
+    fn origins_follow_each_other_and_end_a_horizon_before_the_data_does() {
+        let frame = frame_of(&panel(1, 100), &FeaturesParams::new(14));
+        let origins = Origin::last(frame.document(), 3, 14);
+        let days: Vec<i32> = origins.iter().map(|origin| origin.days() - FIRST_DAY).collect();
+        assert_eq!(days, [99 - 42, 99 - 28, 99 - 14]);
+        assert_eq!(Origin::from_days(-1).0.to_string(), "1969-12-31");
+        assert_eq!(Origin::from_days(FIRST_DAY).days(), FIRST_DAY);
+    }
+
+    #[test]
+    fn a_slice_ends_at_its_origin_and_its_window_begins_after_it() {
+        let frame = frame_of(&panel(3, 100), &FeaturesParams::new(14));
+        let origin = Origin::from_days(FIRST_DAY + 80);
+        let slice = TrainingSlice::new(&frame, origin);
+        let rows = slice.known_rows();
+        assert!(rows.iter().all(|row| frame.times()[*row] <= origin.days()));
+        assert!(rows.iter().all(|row| !frame.closed()[*row] && !frame.demand()[*row].is_nan()));
+        assert_eq!(slice.history(0).0.len(), 81);
+        assert_eq!(slice.history(2).0.len(), 41, "begins 40 days late");
+        let window = ForecastWindow::new(&frame, origin, 14);
+        let times: Vec<i32> = window.rows().map(|row| window.time(row)).collect();
+        let expected: Vec<i32> = (1..=14).map(|step| origin.days() + step).collect();
+        assert_eq!((window.len(), times), (42, expected.repeat(3)));
+        let beyond = ForecastWindow::new(&frame, Origin::from_days(FIRST_DAY + 99), 14);
+        assert!(beyond.is_empty());
+    }
+}

@@ -299,42 +299,68 @@ pub(super) struct FeatureWeight {
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Validation {
-    /// Whether every expectation that counts held.
-    #[serde(deserialize_with = "lenient")]
-    pub(super) success: Option<bool>,
     /// The suite.
     #[serde(deserialize_with = "lenient")]
-    pub(super) suite: Option<String>,
+    pub(super) suite: String,
+    /// Whether every expectation of severity `error` is met.
+    #[serde(deserialize_with = "lenient")]
+    pub(super) success: Option<bool>,
+    /// Rows that were taken out.
+    #[serde(deserialize_with = "lenient")]
+    pub(super) quarantined_rows: Option<u64>,
     /// Every expectation.
     #[serde(deserialize_with = "lenient_list")]
     pub(super) results: Vec<Expectation>,
-    /// Counts.
-    #[serde(deserialize_with = "lenient")]
-    pub(super) statistics: Map<String, Value>,
 }
 
-/// One expectation and how it went.
+/// One expectation and what became of it.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Expectation {
-    /// Its kind.
-    #[serde(deserialize_with = "lenient", alias = "type")]
-    pub(super) expectation: String,
-    /// Its column.
+    /// `expect_column_values_to_not_be_null`.
     #[serde(deserialize_with = "lenient")]
-    pub(super) column: Option<String>,
-    /// How bad a failure is.
+    pub(super) expectation_type: String,
+    /// Column, bounds, share of rows.
     #[serde(deserialize_with = "lenient")]
-    pub(super) severity: Option<String>,
-    /// Whether it held.
+    pub(super) kwargs: Map<String, Value>,
+    /// `error` or `warning`.
+    #[serde(deserialize_with = "lenient")]
+    pub(super) severity: String,
+    /// Whether it is met.
     #[serde(deserialize_with = "lenient")]
     pub(super) success: Option<bool>,
-    /// Rows that it was asked of.
+    /// What was found.
+    #[serde(deserialize_with = "lenient")]
+    pub(super) result: Findings,
+    /// Why it could not be judged.
+    #[serde(deserialize_with = "lenient")]
+    pub(super) exception_info: Option<Exception>,
+}
+
+/// What was found: rows are counted, the table as a whole is observed.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Findings {
+    /// Rows.
     #[serde(deserialize_with = "lenient")]
     pub(super) element_count: Option<u64>,
     /// Rows that broke it.
     #[serde(deserialize_with = "lenient")]
     pub(super) unexpected_count: Option<u64>,
+    /// Of the rows with a value, 0 to 100.
+    #[serde(deserialize_with = "lenient")]
+    pub(super) unexpected_percent: Option<f64>,
+    /// What was seen of the table as a whole.
+    pub(super) observed_value: Value,
+}
+
+/// Why an expectation could not be judged.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Exception {
+    /// The message.
+    #[serde(deserialize_with = "lenient")]
+    pub(super) exception_message: String,
 }
 
 /// `contract_validation_report.json`.

@@ -47,7 +47,8 @@ pub(super) async fn fetch(context: &TaskContext, params: &ReportParams) -> Resul
         let inputs = context.inputs(name);
         if inputs.is_empty() {
             let reason = format!(
-                "was not made: no {kind} task upstream of this report succeeded, or the DAG has none. Without it nothing is known of {what}."
+                "was not made: no {kind} task upstream of this report succeeded, or the DAG has none. Without it \
+                 nothing is known of {what}."
             );
             material.gaps.push(Gap { artifact: name.to_owned(), reason });
         }

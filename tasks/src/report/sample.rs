@@ -126,6 +126,8 @@ fn pick(backtest: &Backtest, focus: usize, count: usize) -> Vec<(usize, &'static
     by_demand.sort_by(|&a, &b| backtest.series[b].demand.total_cmp(&backtest.series[a].demand).then(a.cmp(&b)));
     // Ratios of the smallest series say little: one sale is 100 %. The upper half by demand is asked.
     let upper = &by_demand[..by_demand.len().div_ceil(2)];
+    // A series that as good as never sold shows nothing but its zeros.
+    let selling: Vec<usize> = by_demand.iter().copied().filter(|&at| backtest.series[at].zero_share() < 0.95).collect();
     let figures = |at: usize| backtest.series[at].scores.get(focus).map(|score| score.figures());
     let wape = |at: usize| figures(at).and_then(|figures| figures.wape).unwrap_or(0.0);
     let bias = |at: usize| figures(at).and_then(|figures| figures.bias).unwrap_or(0.0);
@@ -134,7 +136,7 @@ fn pick(backtest: &Backtest, focus: usize, count: usize) -> Vec<(usize, &'static
     let wanted = [
         (by_demand.first().copied(), "Largest by demand"),
         (at_share(50).copied(), "Median by demand"),
-        (top(&by_demand, |at| backtest.series[at].zero_share()), "Most intermittent"),
+        (top(&selling, |at| backtest.series[at].zero_share()), "Most intermittent"),
         (top(upper, wape), "Highest WAPE, upper half by demand"),
         (top(upper, |at| -wape(at)), "Lowest WAPE, upper half by demand"),
         (top(&by_demand, largest_error), "Largest total error"),

@@ -183,11 +183,15 @@ fn contract() -> Value {
 }
 
 fn validation() -> Value {
-    json!({"success": true, "results": [
-        {"expectation": "expect_column_values_to_not_be_null", "column": "series", "severity": "error", "success": true,
-         "element_count": 22_440, "unexpected_count": 0},
-        {"expectation": "expect_column_values_to_be_between", "column": "demand", "severity": "warning", "success": false,
-         "element_count": 22_440, "unexpected_count": 12},
+    let verdict = |name: &str, kwargs: Value, severity: &str, broke: u64| {
+        json!({"expectation_type": name, "kwargs": kwargs, "severity": severity, "success": broke == 0, "result":
+               {"element_count": 22_440, "missing_count": 0, "unexpected_count": broke, "unexpected_percent": 0.05}})
+    };
+    json!({"format_version": 1, "suite": "retail_training", "success": true, "rows": 22_440, "quarantined_rows": 12, "results": [
+        verdict("expect_column_values_to_not_be_null", json!({"column": "series"}), "error", 0),
+        verdict("expect_column_values_to_be_between", json!({"column": "demand", "min_value": 0}), "warning", 12),
+        {"expectation_type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 1_000}, "severity": "error",
+         "success": true, "result": {"observed_value": 22_440}},
     ]})
 }
 

@@ -229,3 +229,103 @@ async fn blocking<T: Send + 'static>(
 fn artifact(name: &str) -> ArtifactName {
     ArtifactName::parse(name).expect("a literal that keeps to the rule")
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use testkit::TaskBench;
+
+    use super::*;
+    use crate::features::Features;
+    use crate::features::fixture::{panel_batch, schema_json};
+
+    async fn bench() -> TaskBench {
+        let mut bench = TaskBench::new();
+        bench.input_batches("ingest", "panel.parquet", &[panel_batch(4, 200)]).await;
+        bench.input_json("ingest", "canonical_schema_snapshot.json", &schema_json()).await;
+        let features = bench.run(Features, json!({"horizon": 14})).await.expect("features");
+        bench.input_done("features", &features);
+        bench
+    }
+
+    fn gbdt() -> Value {
+        json!({"model": "gbdt", "horizon": 14, "windows": 2, "options": {"gbdt": {"rounds": 20, "min_child_weight": 5.0}}})
+    }
+
+    #[tokio::test]
+    async fn the_same_seed_gives_the_same_bytes_of_every_artifact() {
+        let mut bench = bench().await;
+        bench.seed(11);
+        let first = bench.run(Train, gbdt()).await.expect("trained");
+        let second = bench.run(Train, gbdt()).await.expect("trained");
+        assert_eq!(first.artifacts.len(), 4);
+        for output in Train::outputs(&gbdt()) {
+            let name = output.name.as_str();
+            assert_eq!(first.artifact(name).digest, second.artifact(name).digest, "{name}");
+        }
+        bench.seed(12);
+        let other = bench.run(Train, gbdt()).await.expect("trained");
+        assert_ne!(first.artifact("model.bin").digest, other.artifact("model.bin").digest);
+    }
+
+    #[tokio::test]
+    async fn the_document_says_how_to_do_it_again() {
+        let bench = bench().await;
+        let done = bench.run(Train, gbdt()).await.expect("trained");
+        let document: ModelDocument = serde_json::from_value(done.json("model.json")).expect("the document");
+        assert_eq!(document.name, "gbdt");
+        assert_eq!(document.recipe.digest().expect("a digest"), document.recipe_digest);
+        assert_eq!(document.model_digest, Some(done.artifact("model.bin").digest));
+        assert_eq!(document.origins.len(), 2);
+        assert_eq!(document.decisions["objective"], "log_l2");
+        // The recipe alone gives the same forecasts at the same origins.
+        let input = bench.context();
+        let features: FeaturesDocument =
+            input.fetch_json(input.input("features.json").expect("an input")).await.expect("features.json");
+        let path = input.fetch(input.input("features.parquet").expect("an input")).await.expect("a file");
+        let frame = FeatureFrame::read(&path, features).expect("a frame");
+        let again =
+            backtest_recipe(&document.recipe, &frame, &document.origins, document.seed, &CancellationToken::new());
+        assert_eq!(again.expect("a backtest"), done.batch("backtest.parquet"));
+    }
+
+    #[tokio::test]
+    async fn without_a_final_fit_there_is_no_model() {
+        let bench = bench().await;
+        let with = json!({"model": "seasonal_naive", "horizon": 14, "windows": 1, "final_fit": false});
+        let done = bench.run(Train, with.clone()).await.expect("trained");
+        let mut declared: Vec<String> = Train::outputs(&with).iter().map(|output| output.name.to_string()).collect();
+        let mut made: Vec<String> = done.artifacts.iter().map(|artifact| artifact.name.to_string()).collect();
+        declared.sort();
+        made.sort();
+        assert_eq!(made, declared);
+        assert_eq!(made, ["backtest.parquet", "model.json"]);
+    }
+
+    #[tokio::test]
+    async fn a_longer_horizon_than_the_features_is_a_model_error() {
+        let bench = bench().await;
+        let error = bench.run(Train, json!({"model": "naive", "horizon": 28})).await.err().expect("refused");
+        assert!(matches!(error, TaskError::Permanent { class: ErrorClass::Model, .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_cancel_ends_the_training() {
+        let bench = bench().await;
+        bench.cancel().cancel();
+        let error = bench.run(Train, gbdt()).await.err().expect("canceled");
+        assert!(matches!(error, TaskError::Canceled), "{error:?}");
+    }
+
+    #[test]
+    fn hyperparameters_out_of_range_are_named_with_their_place() {
+        let with = json!({"model": "gbdt", "horizon": 14, "windows": 0, "options": {"gbdt": {"subsample": 1.5, "max_leaves": 1}}});
+        let params: TrainParams = serde_json::from_value(with).expect("typed");
+        let paths: Vec<String> = Train::check(&params).iter().map(|problem| problem.path.join(".")).collect();
+        assert_eq!(paths, ["windows", "options.gbdt.max_leaves", "options.gbdt.subsample"]);
+        assert!(
+            serde_json::from_value::<TrainParams>(json!({"model": "gbdt", "horizon": 1, "options": {"gdbt": {}}}))
+                .is_err()
+        );
+    }
+}

@@ -1,6 +1,8 @@
 //! Whether the data could be trusted: what was read and kept, and every expectation.
 
-use crate::report::documents::{Contract, Expectation};
+use serde_json::Value;
+
+use crate::report::documents::{Contract, Expectation, Validation};
 use crate::report::material::Material;
 use crate::report::number::{count, optional_count, percent};
 use crate::report::page::{Cell, Fact, Section, Table, Tone};
@@ -29,7 +31,7 @@ pub(in crate::report) fn section(material: &Material) -> Section {
         contract.notes.iter().for_each(|note| section.heading("Note", note));
     }
     match &material.validation {
-        Some(validation) if !validation.results.is_empty() => section.table(expectations(&validation.results)),
+        Some(validation) if !validation.results.is_empty() => section.table(expectations(validation)),
         Some(_) => section.heading("Validation", "The suite has no expectation."),
         None => section.heading("Validation", material.why_missing("validation_result.json")),
     }
@@ -40,11 +42,13 @@ fn facts(material: &Material) -> Vec<Fact> {
     let mut facts = Vec::new();
     if let Some(contract) = &material.contract {
         let rows = &contract.rows;
-        facts.extend(rows.read.map(|read| Fact::new("Rows read", count(read))));
-        facts.extend(rows.kept.map(|kept| Fact::new("Rows kept", count(kept))));
+        facts.extend(rows.read.map(|read| Fact::new("Source rows read", count(read))));
+        facts.extend(rows.kept.map(|kept| Fact::new("Source rows kept", count(kept))));
         let rejected = rows.read.zip(rows.kept).map(|(read, kept)| read.saturating_sub(kept));
-        facts.extend(rejected.map(|rejected| Fact::new("Rows rejected", count(rejected))));
+        facts.extend(rejected.map(|rejected| Fact::new("Source rows rejected", count(rejected))));
     }
+    let quarantined = material.validation.as_ref().and_then(|validation| validation.quarantined_rows);
+    facts.extend(quarantined.map(|rows| Fact::new("Panel rows quarantined", count(rows))));
     if let Some(schema) = &material.schema {
         facts.push(Fact::new("Series", optional_count(schema.series)));
         facts.push(Fact::new(&format!("Series-{}s", material.period()), optional_count(schema.rows)));
@@ -117,32 +121,53 @@ fn decisions(contract: &Contract) -> Table {
     table
 }
 
-fn expectations(results: &[Expectation]) -> Table {
-    let held = results.iter().filter(|result| result.success == Some(true)).count();
-    let mut table = Table::new(
-        format!("Expectations of the validation suite: {held} of {} met", results.len()),
-        &["Expectation", "Column", "Verdict", "Severity", "#Rows checked", "#Rows that broke it", "#Share"],
-    );
+fn expectations(validation: &Validation) -> Table {
+    let results = &validation.results;
+    let met = results.iter().filter(|result| result.success == Some(true)).count();
+    let caption = format!("Expectations of suite {}: {met} of {} met", validation.suite, results.len());
+    let columns =
+        ["Expectation", "Column", "Verdict", "Severity", "#Rows checked", "#Rows that broke it", "#Share", "Observed"];
+    let mut table = Table::new(caption, &columns);
     for result in results {
-        let verdict = match (result.success, result.severity.as_deref()) {
+        let verdict = match (result.success, result.severity.as_str()) {
             (Some(true), _) => Cell::pill("met", Tone::Good),
-            (Some(false), Some("warning" | "warn" | "info")) => Cell::pill("not met", Tone::Warn),
+            (Some(false), "warning") => Cell::pill("not met", Tone::Warn),
             (Some(false), _) => Cell::pill("not met", Tone::Bad),
             (None, _) => Cell::pill("not known", Tone::Warn),
         };
-        let share = match (result.unexpected_count, result.element_count) {
-            (Some(broke), Some(all)) if all > 0 => Some(broke as f64 / all as f64),
-            _ => None,
-        };
+        let found = &result.result;
+        let exception = result.exception_info.as_ref().map(|exception| exception.exception_message.clone());
         table.row(vec![
-            Cell::code(&result.expectation),
-            Cell::code(result.column.as_deref().unwrap_or_default()),
+            Cell::text(in_words(result)),
+            Cell::code(result.kwargs.get("column").and_then(Value::as_str).unwrap_or_default()),
             verdict,
-            Cell::text(result.severity.as_deref().unwrap_or_default()),
-            Cell::number(optional_count(result.element_count)),
-            Cell::number(optional_count(result.unexpected_count)),
-            Cell::number(percent(share)),
+            Cell::text(&result.severity),
+            Cell::number(found.element_count.map(count).unwrap_or_default()),
+            Cell::number(found.unexpected_count.map(count).unwrap_or_default()),
+            Cell::number(found.unexpected_percent.map(|share| percent(Some(share / 100.0))).unwrap_or_default()),
+            Cell::text(exception.unwrap_or_else(|| shown(&found.observed_value))),
         ]);
     }
     table
+}
+
+/// `expect_column_values_to_be_between` with its bounds: "column values to be between (min_value 0)".
+fn in_words(expectation: &Expectation) -> String {
+    let name = &expectation.expectation_type;
+    let words = name.strip_prefix("expect_").unwrap_or(name).replace('_', " ");
+    let kwargs = expectation.kwargs.iter().filter(|(key, value)| key.as_str() != "column" && !value.is_null());
+    let kwargs: Vec<String> =
+        kwargs.map(|(key, value)| format!("{} {}", key.replace('_', " "), shown(value))).collect();
+    if kwargs.is_empty() { words } else { format!("{words} ({})", kwargs.join(", ")) }
+}
+
+/// A value of any type in a table; a whole number gets its separators.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(shown).collect::<Vec<_>>().join(", "),
+        Value::Number(number) => number.as_u64().map_or_else(|| number.to_string(), count),
+        other => other.to_string(),
+    }
 }

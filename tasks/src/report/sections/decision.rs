@@ -78,7 +78,8 @@ fn rule(name: &str) -> (String, fn(Option<f64>) -> String) {
 fn preconditions(checks: &[Check]) -> Table {
     let mut table = Table::new("Checks of the evaluation itself", &["Check", "Verdict", "In words"]);
     for check in checks {
-        let about = check.model.as_ref().map(|model| format!("{model}: ")).unwrap_or_default();
+        let unnamed = check.model.as_ref().filter(|model| !check.detail.contains(model.as_str()));
+        let about = unnamed.map(|model| format!("{model}: ")).unwrap_or_default();
         let detail = format!("{about}{}", check.detail);
         table.row(vec![Cell::text(check.name.replace('_', " ")), verdict(check), Cell::text(detail)]);
     }

@@ -1,9 +1,9 @@
 //! What was trained: one row per model, its hyperparameters and what it decided by itself.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 use crate::report::material::Material;
-use crate::report::number::{bytes, count, optional_count};
+use crate::report::number::{bytes, count, optional_count, plotted};
 use crate::report::page::{Cell, Section, Table};
 
 const ID: &str = "training";
@@ -76,10 +76,17 @@ fn flattened(options: &Map<String, Value>) -> Vec<(String, String)> {
             }
             Value::String(text) => flat.push((name.clone(), text.clone())),
             Value::Null => {}
+            Value::Number(number) => flat.push((name.clone(), figure(number))),
             other => flat.push((name.clone(), other.to_string())),
         }
     }
     flat
+}
+
+/// Whole numbers with their separators, others to six digits; the artifact has them all.
+fn figure(number: &Number) -> String {
+    let short = || number.as_f64().and_then(plotted).map_or_else(|| number.to_string(), |value| value.to_string());
+    number.as_u64().map_or_else(short, count)
 }
 
 #[cfg(test)]
@@ -90,9 +97,9 @@ mod tests {
 
     #[test]
     fn nested_options_become_lines() {
-        let options = json!({"trees": 400, "objective": {"tweedie": {"power": 1.1}}, "seed": null, "early": false});
+        let options = json!({"trees": 4_000, "rate": 40.0, "objective": {"tweedie": {"power": 1.123_456_789}}, "seed": null, "early": false});
         let lines = flattened(options.as_object().expect("an object"));
-        let expected = [("trees", "400"), ("objective.tweedie.power", "1.1"), ("early", "false")];
+        let expected = [("trees", "4,000"), ("rate", "40"), ("objective.tweedie.power", "1.12346"), ("early", "false")];
         assert_eq!(lines, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
 }
