@@ -21,7 +21,7 @@ pub enum ModelStatus {
     Challenger,
     /// Serves.
     Champion,
-    /// Served once, or was refused; never deleted.
+    /// Served once; never deleted.
     Archived,
 }
 

@@ -212,7 +212,7 @@ async fn a_hundred_megabytes_of_output_are_bounded() {
 async fn a_cancel_ends_the_whole_group() {
     let bench = TaskBench::new();
     // The grandchild is no child of the shell's own: only the group leads to it.
-    let script = r#"(sleep 600 & echo $! > "$1.id"); { cat "$1.id"; echo $$; } > "$1"; echo waiting; sleep 600"#;
+    let script = r#"echo waiting; (sleep 600 & echo $! > "$1.id"); { cat "$1.id"; echo $$; } > "$1"; sleep 600"#;
     let started = start(&bench, script, 30.0).await;
     assert_eq!(started.ids.len(), 2);
     assert!(started.ids.iter().all(|id| runs(*id)));

@@ -3,7 +3,8 @@
 //! [`series_features`] is a pure function of one series' past and its known covariates, so any split
 //! of a panel into groups of series gives the same numbers: by core here, by partition in a
 //! distributed plan. Rows are periods of the grid. Demand and past-only covariates are read at
-//! [`SeriesView::seen`] rows before the horizon, and nowhere else.
+//! [`SeriesView::seen`] rows before the horizon, and nowhere else; known_future covariates no later
+//! than [`SeriesView::reach`].
 
 use std::ops::Range;
 
@@ -14,7 +15,9 @@ use crate::features::spec::{CalendarPart, Rule, Source, Spec, Statistic};
 use crate::features::window::{RecentMean, RunningSums, rolling_extreme};
 
 /// Appends the features of series `index` to `columns`, one vector per feature; NaN = missing.
-pub(super) fn series_features(spec: &Spec, panel: &Panel, index: usize, columns: &mut [Vec<f32>]) {
+///
+/// `last_known` is the panel's last period with known demand, in days since 1970-01-01.
+pub(super) fn series_features(spec: &Spec, panel: &Panel, last_known: i32, index: usize, columns: &mut [Vec<f32>]) {
     let rows = panel.rows_of(index);
     let demand = &panel.demand[rows.clone()];
     let view = SeriesView {
@@ -22,6 +25,7 @@ pub(super) fn series_features(spec: &Spec, panel: &Panel, index: usize, columns:
         demand,
         horizon: spec.horizon as usize,
         season: spec.season as usize,
+        last_known,
         sums: RunningSums::new(demand.iter().copied()),
         rows,
     };
@@ -36,6 +40,7 @@ struct SeriesView<'a> {
     demand: &'a [f64],
     horizon: usize,
     season: usize,
+    last_known: i32,
     sums: RunningSums,
 }
 
@@ -51,9 +56,10 @@ impl SeriesView<'_> {
             Rule::YearAgo { year, half } => self.year_ago(year as usize, half as usize, out),
             Rule::Like { cov, count, season } => self.like(cov, count, season, out),
             Rule::Calendar(part) => self.calendar(part, out),
-            Rule::Value { cov, offset } => {
-                self.each(out, |row| self.value(cov, row.checked_add_signed(offset as isize)))
-            }
+            Rule::Value { cov, offset } => self.each(out, |row| {
+                let position = row.checked_add_signed(offset as isize);
+                self.value(cov, position.filter(|position| *position <= self.reach(row).max(row)))
+            }),
             Rule::Since { cov, cap } => self.since(cov, cap as usize, out),
             Rule::Until { cov, cap } => self.until(cov, cap as usize, out),
             Rule::Count { cov, periods } => self.count(cov, periods, out),
@@ -79,6 +85,18 @@ impl SeriesView<'_> {
     /// How many of the first periods may be seen from `row`: all that end a horizon before it.
     fn seen(&self, row: usize) -> usize {
         (row + 1).saturating_sub(self.horizon)
+    }
+
+    /// The last period whose covariates `row` may read: the end of the forecast window that it is in.
+    ///
+    /// Windows are one horizon long and laid end to end through the last period with known demand, so
+    /// a row in training reads as far ahead as its like in a forecast. Were it further, a model would
+    /// lean on what the last rows of a forecast do not have.
+    fn reach(&self, row: usize) -> usize {
+        let step = self.panel.frequency.step_days();
+        let after = (self.panel.times[self.rows.start + row] - self.last_known) / step;
+        let left = (-after).rem_euclid(self.horizon as i32) as usize;
+        (row + left).min(self.demand.len() - 1)
     }
 
     fn each(&self, out: &mut Vec<f32>, value: impl Fn(usize) -> f64) {
@@ -196,9 +214,10 @@ impl SeriesView<'_> {
         out.resize(start + length, f32::NAN);
         let mut next: Option<usize> = None;
         for row in (0..length).rev() {
-            out[start + row] = match next.map(|next| next - row) {
-                Some(distance) if distance <= cap => distance as f32,
-                _ if row + cap < length => (cap + 1) as f32,
+            let reach = self.reach(row);
+            out[start + row] = match next {
+                Some(next) if next <= reach.min(row + cap) => (next - row) as f32,
+                _ if row + cap <= reach => (cap + 1) as f32,
                 _ => f32::NAN,
             };
             if self.is_on(cov, row) {
@@ -213,7 +232,7 @@ impl SeriesView<'_> {
         let size = periods.unsigned_abs() as usize;
         self.each(out, |row| match periods < 0 {
             true => on.window(row.saturating_sub(size), row).total,
-            false if row + size < length => on.window(row + 1, row + size + 1).total,
+            false if row + size <= self.reach(row) => on.window(row + 1, row + size + 1).total,
             false => f64::NAN,
         });
     }
@@ -260,7 +279,8 @@ mod tests {
         let params = FeaturesParams::new(HORIZON);
         let full = frame_of(&panel, &params);
         let last = panel.times[panel.times.len() - 1];
-        for origin in [last - 14, last - 15, last - 101, last - 333] {
+        // Whole windows back: the windows of look-ahead are counted from the last known demand.
+        for origin in [last - 14, last - 28, last - 98, last - 336] {
             let past = frame_of(&cut(&panel, origin), &params);
             let mut differs_later = false;
             for row in 0..full.rows() {
@@ -279,12 +299,14 @@ mod tests {
     #[test]
     fn every_feature_of_the_fixture_says_something() {
         let frame = frame_of(&panel(4, 500), &FeaturesParams::new(HORIZON));
+        let names: std::collections::BTreeSet<_> = frame.document().columns.iter().map(|it| &it.name).collect();
+        assert_eq!(names.len(), frame.width(), "no name twice");
         for (at, column) in frame.document().columns.iter().enumerate() {
             let mut values: Vec<f32> = (0..frame.rows()).map(|row| frame.row(row)[at]).collect();
             values.retain(|value| !value.is_nan());
             values.sort_by(f32::total_cmp);
             values.dedup();
-            let constant = ["zero_share_28", "closed_before", "closed_after"].contains(&column.name.as_str());
+            let constant = ["zero_share_28", "closed_before_7", "closed_after_7"].contains(&column.name.as_str());
             assert!(constant || values.len() > 1, "{} is always {values:?}", column.name);
         }
     }
@@ -359,12 +381,38 @@ mod tests {
     }
 
     #[test]
+    fn covariates_are_read_to_the_end_of_the_forecast_window() {
+        let mut panel = panel(1, 200);
+        let early = frame_of(&panel, &FeaturesParams::new(HORIZON));
+        // Windows of 14 days end on day 199, 185, ... 73, 59; the last one's covariates go no further,
+        // and a model must not learn that others do.
+        for end in [199, 185, 73] {
+            for name in ["promo_next", "closed_next"] {
+                assert!(value(&early, end, name).is_nan(), "{name} at {end} is in the next window");
+                assert!(!value(&early, end - 1, name).is_nan(), "{name} before {end} is in its own");
+            }
+            assert!(!value(&early, end - 7, "closed_after_7").is_nan());
+            assert!(value(&early, end - 6, "closed_after_7").is_nan());
+        }
+        // What is known of the time after the panel's last demand moves no window.
+        panel.demand[186..].fill(f64::NAN);
+        let later = frame_of(&panel, &FeaturesParams::new(HORIZON));
+        for row in 0..200 {
+            let (a, b) = (value(&early, row, "closed_after_7"), value(&later, row, "closed_after_7"));
+            assert!(a == b || a.is_nan() && b.is_nan(), "row {row}: {a} {b}");
+        }
+    }
+
+    #[test]
     fn distances_to_events_are_capped() {
         let frame = frame_of(&panel(1, 200), &FeaturesParams::new(HORIZON));
         // Easter is on days 17, 67, 117, 167.
         assert_eq!(value(&frame, 66, "until_holiday"), 1.0);
         assert_eq!(value(&frame, 60, "until_holiday"), 7.0);
-        assert_eq!(value(&frame, 59, "until_holiday"), 8.0, "beyond the lookahead");
+        assert_eq!(value(&frame, 74, "until_holiday"), 8.0, "beyond the lookahead");
+        assert!(value(&frame, 59, "until_holiday").is_nan(), "in the next window");
+        assert_eq!(value(&frame, 66, "closed_before_7"), 1.0, "the one Sunday of a week");
+        assert_eq!(value(&frame, 66, "closed_after_7"), 1.0);
         assert_eq!(value(&frame, 69, "since_holiday"), 2.0);
         assert_eq!(value(&frame, 60, "since_holiday"), 30.0, "at the cap");
         assert!(value(&frame, 10, "since_holiday").is_nan(), "unknown before the first");

@@ -15,7 +15,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::features::panel::{Panel, PanelSchema};
+use crate::features::panel::{Panel, PanelSchema, nothing_known};
 use crate::features::spec::Spec;
 use crate::features::table::{table_schema, write_table};
 use crate::features::{FORMAT_VERSION, FeaturesDocument, FeaturesParams};
@@ -94,9 +94,7 @@ fn compute(
 
 /// `features.json` of a panel.
 pub(super) fn document(panel: &Panel, spec: &Spec, panel_digest: Digest) -> Result<FeaturesDocument, TaskError> {
-    let (first_time, last_time) = panel.span().ok_or_else(|| {
-        TaskError::permanent(ErrorClass::Validation, "no period of the panel has known demand; look at its contract")
-    })?;
+    let (first_time, last_time) = panel.span().ok_or_else(nothing_known)?;
     Ok(FeaturesDocument {
         format_version: FORMAT_VERSION,
         spec_digest: spec.digest(panel.frequency)?,

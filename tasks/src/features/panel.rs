@@ -116,14 +116,24 @@ impl Panel {
         self.offsets[index]..self.offsets[index + 1]
     }
 
-    /// First period, and last one with known demand.
+    /// The last period with known demand, in days since 1970-01-01. Closed periods do not count: those
+    /// of a calendar reach into the future.
+    pub(super) fn last_known(&self) -> Option<i32> {
+        let known = self.times.iter().zip(&self.demand).filter(|(_, demand)| !demand.is_nan());
+        known.map(|(time, _)| *time).max()
+    }
+
+    /// First period, and [`Self::last_known`].
     pub(super) fn span(&self) -> Option<(NaiveDate, NaiveDate)> {
         let date = |days: i32| NaiveDate::from_num_days_from_ce_opt(days + EPOCH_DAYS_FROM_CE);
         let first = self.times.iter().min()?;
-        let known = |row: usize| !self.demand[row].is_nan() || self.closed[row];
-        let last = (0..self.times.len()).filter(|row| known(*row)).map(|row| self.times[row]).max()?;
-        Some((date(*first)?, date(last)?))
+        Some((date(*first)?, date(self.last_known()?)?))
     }
+}
+
+/// There is no origin to forecast from.
+pub(super) fn nothing_known() -> TaskError {
+    TaskError::permanent(ErrorClass::Validation, "no period of the panel has known demand; look at its contract")
 }
 
 /// 1970-01-01 counted in days from 0001-01-01.

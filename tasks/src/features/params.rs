@@ -29,8 +29,8 @@ pub struct FeaturesParams {
     /// beside the mean of all of them.
     #[serde(default = "default_like")]
     pub like: u32,
-    /// Periods after a row up to which known_future covariates are read (days until the next promo).
-    /// Set it to 0 if they are not known beyond the horizon.
+    /// Periods after a row up to which known_future covariates are read (days until the next promo),
+    /// within its window of one horizon: never beyond what a forecast has. 0 looks at the row alone.
     #[serde(default = "default_lookahead")]
     #[schemars(range(min = 0, max = 60))]
     pub lookahead: u32,

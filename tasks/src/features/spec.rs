@@ -221,9 +221,9 @@ impl Builder<'_> {
         self.neighbors(CLOSED, Source::Closed);
         self.distances(CLOSED, Source::Closed);
         let season = self.spec.season.cast_signed();
-        self.known("closed_before".to_owned(), CLOSED, Rule::Count { cov: Source::Closed, periods: -season });
+        self.known(format!("closed_before_{season}"), CLOSED, Rule::Count { cov: Source::Closed, periods: -season });
         if self.params.lookahead >= self.spec.season {
-            self.known("closed_after".to_owned(), CLOSED, Rule::Count { cov: Source::Closed, periods: season });
+            self.known(format!("closed_after_{season}"), CLOSED, Rule::Count { cov: Source::Closed, periods: season });
         }
     }
 

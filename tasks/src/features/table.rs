@@ -14,7 +14,7 @@ use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use tokio_util::sync::CancellationToken;
 
 use crate::features::compute::series_features;
-use crate::features::panel::Panel;
+use crate::features::panel::{Panel, nothing_known};
 use crate::features::spec::Spec;
 
 /// Rows of a chunk, about: one batch of 60 features is then near 8 MB, so a wave of them on all cores
@@ -44,14 +44,16 @@ pub(super) fn write_table(
     mut write: impl FnMut(&RecordBatch) -> Result<(), TaskError>,
 ) -> Result<(), TaskError> {
     let schema = table_schema(spec);
+    let last_known = panel.last_known().ok_or_else(nothing_known)?;
     let chunks = chunks(panel);
     let wave = rayon::current_num_threads().max(1) * 2;
     for wave in chunks.chunks(wave) {
         if cancel.is_cancelled() {
             return Err(TaskError::Canceled);
         }
+        let wave = wave.to_vec().into_par_iter();
         let batches: Vec<Result<RecordBatch, TaskError>> =
-            wave.to_vec().into_par_iter().map(|series| chunk_batch(spec, panel, &schema, series)).collect();
+            wave.map(|series| chunk_batch(spec, (panel, last_known), &schema, series)).collect();
         for batch in batches {
             write(&batch?)?;
         }
@@ -75,13 +77,18 @@ fn chunks(panel: &Panel) -> Vec<Range<usize>> {
     chunks
 }
 
-fn chunk_batch(spec: &Spec, panel: &Panel, schema: &SchemaRef, series: Range<usize>) -> Result<RecordBatch, TaskError> {
+fn chunk_batch(
+    spec: &Spec,
+    (panel, last_known): (&Panel, i32),
+    schema: &SchemaRef,
+    series: Range<usize>,
+) -> Result<RecordBatch, TaskError> {
     let rows = panel.offsets[series.start]..panel.offsets[series.end];
     let mut features = vec![Vec::with_capacity(rows.len()); spec.features.len()];
     let mut names = StringBuilder::with_capacity(rows.len(), rows.len() * 8);
     for index in series {
         panel.rows_of(index).for_each(|_| names.append_value(&panel.series[index]));
-        series_features(spec, panel, index, &mut features);
+        series_features(spec, panel, last_known, index, &mut features);
     }
     let demand = panel.demand[rows.clone()].iter().map(|value| (!value.is_nan()).then_some(*value));
     let mut columns: Vec<ArrayRef> = vec![

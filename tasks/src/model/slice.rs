@@ -110,10 +110,13 @@ pub struct ForecastWindow<'a> {
 }
 
 impl<'a> ForecastWindow<'a> {
-    /// The `horizon` periods after `origin`.
+    /// The `horizon` periods after `origin` of each series that has begun by then: nobody could have
+    /// asked for the others.
     pub fn new(frame: &'a FeatureFrame, origin: Origin, horizon: u32) -> Self {
         let until = origin.days() + horizon.cast_signed() * frame.document().frequency.step_days();
+        let has_begun = |series: &usize| frame.times()[frame.rows_of(*series).start] <= origin.days();
         let parts = (0..frame.series().len())
+            .filter(has_begun)
             .map(|series| (series, frame.rows_between(series, origin.days(), until)))
             .filter(|(_, rows)| !rows.is_empty())
             .collect();
@@ -192,6 +195,9 @@ mod tests {
         let times: Vec<i32> = window.rows().map(|row| window.time(row)).collect();
         let expected: Vec<i32> = (1..=14).map(|step| origin.days() + step).collect();
         assert_eq!((window.len(), times), (42, expected.repeat(3)));
+        let early = ForecastWindow::new(&frame, Origin::from_days(FIRST_DAY + 39), 14);
+        let series: Vec<usize> = early.series().map(|(series, _, _)| series).collect();
+        assert_eq!(series, [0, 1], "the third begins on the day after the origin");
         let beyond = ForecastWindow::new(&frame, Origin::from_days(FIRST_DAY + 99), 14);
         assert!(beyond.is_empty());
     }
