@@ -47,6 +47,87 @@ pub(crate) enum Command {
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Execute whatever is ready, and do what time causes, until SIGTERM.
+    Serve(ServeArgs),
+    /// One more worker, on Postgres.
+    Worker(WorkerArgs),
+    /// Measure.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+}
+
+/// `headworks serve`
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServeArgs {
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    pub(crate) listen: std::net::SocketAddr,
+    /// Attempts at once [default: as configured].
+    #[arg(long)]
+    pub(crate) slots: Option<usize>,
+}
+
+/// `headworks worker`
+#[derive(Debug, clap::Args)]
+pub(crate) struct WorkerArgs {
+    /// Attempts at once [default: as configured].
+    #[arg(long)]
+    pub(crate) slots: Option<usize>,
+}
+
+/// `headworks bench`
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// The engine on tasks that do nothing, beside what the database can do.
+    Engine(BenchArgs),
+}
+
+/// `headworks bench engine`
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchArgs {
+    /// Which; all if none is named.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) workload: Vec<Workload>,
+    /// An empty database [default: SQLite in a temporary folder].
+    #[arg(long, value_name = "URL")]
+    pub(crate) store: Option<String>,
+    /// Attempts at once.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) slots: usize,
+}
+
+/// A workload of the engine's benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Workload {
+    /// A chain of 40 no-ops.
+    W1,
+    /// One, 1,000 at once, one.
+    W3,
+    /// 100 runs of ten-task chains at once.
+    W4,
+    /// Ten layers of ten, fully connected.
+    W5,
+    /// Dispatch latency on an idle engine.
+    W6,
+    /// 10,000 tasks of 100 ms.
+    W7,
+    /// Fairness between a tenant with 100,000 ready tasks and one with a task per second.
+    W8,
+}
+
+impl Workload {
+    /// As it is named on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::W1 => "w1",
+            Self::W3 => "w3",
+            Self::W4 => "w4",
+            Self::W5 => "w5",
+            Self::W6 => "w6",
+            Self::W7 => "w7",
+            Self::W8 => "w8",
+        }
+    }
 }
 
 /// `headworks run`

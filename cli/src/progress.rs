@@ -48,7 +48,7 @@ fn bar(bars: &MultiProgress, running: &mut HashMap<InstanceId, ProgressBar>, mes
             running.insert(instance.clone(), bar);
             None
         }
-        Progress::Finished { instance, .. } => {
+        Progress::Finished { instance, .. } | Progress::Refused { instance } => {
             if let Some(bar) = running.remove(instance) {
                 bar.finish_and_clear();
             }
@@ -66,6 +66,9 @@ fn words(message: &Progress) -> String {
             let mark = if *state == TaskState::Succeeded { "ok" } else { "--" };
             let why = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
             format!("  {mark} {instance} {state} after {:.1} s{why}", elapsed.as_secs_f64())
+        }
+        Progress::Refused { instance } => {
+            format!("  -- {instance}: its report came too late, another holds it or it is over")
         }
         Progress::Canceling => "  canceling: telling the running attempts to stop".to_owned(),
     }

@@ -32,6 +32,7 @@ impl MigrationTrait for Migration {
 const TABLES: &[&str] = &[
     "installation",
     "tenant",
+    "pool",
     "dag_version",
     "document",
     "run",
@@ -56,9 +57,12 @@ const UP: &[&str] = &[
         status TEXT NOT NULL,
         weight DOUBLE PRECISION NOT NULL,
         quotas TEXT NOT NULL,
+        running_tasks BIGINT,
         parameters TEXT NOT NULL,
         updated_at BIGINT NOT NULL
     )",
+    // Slots that tasks of a name share; without a row here there is no limit.
+    "CREATE TABLE pool (pool TEXT NOT NULL PRIMARY KEY, slots BIGINT NOT NULL)",
     // Shared by all tenants, as the DAG files are: content-addressed and immutable.
     "CREATE TABLE dag_version (
         digest TEXT NOT NULL PRIMARY KEY,
@@ -134,11 +138,28 @@ const UP: &[&str] = &[
         finished_at BIGINT,
         outputs TEXT,
         reason TEXT,
+        item TEXT,
+        queue_limit BIGINT,
+        total_limit BIGINT,
+        queue_by BIGINT,
+        end_by BIGINT,
         PRIMARY KEY (tenant, run, task, element, generation)
     )",
-    "CREATE INDEX task_instance_ready ON task_instance (priority DESC, ready_at, tenant, run, ordinal) WHERE state = 'ready'",
+    "CREATE INDEX task_instance_ready ON task_instance (tenant, priority DESC, ready_at, run, ordinal) WHERE state = 'ready'",
     "CREATE INDEX task_instance_retry ON task_instance (not_before) WHERE state = 'retry_wait'",
     "CREATE INDEX task_instance_held ON task_instance (session) WHERE state = 'running'",
+    // What has waited too long.
+    "CREATE INDEX task_instance_queue_by ON task_instance (queue_by) WHERE state = 'ready' AND queue_by IS NOT NULL",
+    "CREATE INDEX task_instance_end_by ON task_instance (end_by) WHERE state IN ('ready', 'retry_wait') AND end_by IS NOT NULL",
+    // Elements of a fan-out that wait for others to end.
+    "CREATE INDEX task_instance_held_back ON task_instance (tenant, run, task, element) WHERE state = 'waiting' AND element > 0",
+    // Slots in use, of tenants and of pools.
+    "CREATE INDEX task_instance_slots ON task_instance (tenant) WHERE state = 'running'",
+    "CREATE INDEX task_instance_pool ON task_instance (pool) WHERE state = 'running' AND pool IS NOT NULL",
+    // Whether a run is over, and how, without a count of its tasks.
+    "CREATE INDEX task_instance_open ON task_instance (tenant, run) WHERE current AND state IN ('waiting', 'ready', 'running', 'retry_wait')",
+    "CREATE INDEX task_instance_bad ON task_instance (tenant, run) WHERE current AND state IN ('failed', 'upstream_failed', 'quarantined')",
+    "CREATE INDEX run_open ON run (state) WHERE state IN ('queued', 'running', 'canceling')",
     "CREATE TABLE attempt (
         tenant TEXT NOT NULL,
         run TEXT NOT NULL,

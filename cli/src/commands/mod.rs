@@ -1,12 +1,14 @@
 //! One file per command; [`dispatch`] picks it.
 
 mod artifacts;
+mod bench;
 mod config;
 mod dag;
 mod db;
 mod models;
 mod run;
 mod runs;
+mod serve;
 mod shapes;
 mod validate;
 
@@ -17,7 +19,7 @@ use engine::config::Config;
 use engine::id::{IdError, TenantId};
 use engine::store::{OpenMode, Store};
 
-use crate::args::{Args, Command};
+use crate::args::{Args, BenchCommand, Command};
 use crate::exit::Failure;
 use crate::output::Output;
 use crate::project::Project;
@@ -48,6 +50,9 @@ pub(crate) async fn dispatch(args: &Args, output: &Output) -> Result<ExitCode, F
         Command::Models(command) => models::run(&session, command).await,
         Command::Db(command) => db::run(&session, command).await,
         Command::Config(command) => config::run(command, output),
+        Command::Serve(args) => serve::serve(&session, args).await,
+        Command::Worker(args) => serve::worker(&session, args).await,
+        Command::Bench(BenchCommand::Engine(args)) => bench::run(&session, args).await,
     }
 }
 
@@ -56,6 +61,12 @@ impl Session<'_> {
     pub(crate) async fn store(&self, mode: OpenMode) -> Result<Arc<Store>, Failure> {
         let catalog = Arc::new(self.project.kinds().clone());
         Ok(Arc::new(Store::open(&self.config.store.url, mode, catalog).await?))
+    }
+
+    /// Makes the tenants' quotas and the pools' sizes known to the store, as the files say now.
+    pub(crate) async fn apply_limits(&self, store: &Store) -> Result<(), Failure> {
+        let tenants = self.project.tenants()?;
+        Ok(store.apply_limits(&tenants, &self.config.pools).await?)
     }
 }
 

@@ -75,6 +75,7 @@ async fn create(session: &Session<'_>, args: &RunArgs) -> Result<(Arc<Store>, Te
     let read = |path: &std::path::Path| std::fs::read_to_string(path);
     let new = prepare(request, session.project.kinds(), session.project.dags(), &read)?;
     let store = session.store(OpenMode::Own).await?;
+    session.apply_limits(&store).await?;
     store.create_run(&new).await?;
     session.output.note(&format!("run {id} of {} for {}", dag.id, chosen.id));
     Ok((store, chosen.id, id))
@@ -154,21 +155,26 @@ async fn wait_for_leases(output: &Output, store: &Store, whose: &TenantId, id: R
     }
 }
 
+/// How attempts run on this machine, as configured.
+pub(super) fn settings(session: &Session<'_>) -> Settings {
+    let config = &session.config.executor;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Settings {
+        slots: config.slots_on(cores),
+        lease_ttl: config.lease_ttl(),
+        cancel_grace: config.cancel_grace(),
+        project_root: session.project.root().to_owned(),
+        scratch_root: config.scratch_root(),
+    }
+}
+
 async fn execute(
     session: &Session<'_>,
     store: &Arc<Store>,
     artifacts: &Arc<ArtifactStore>,
     (whose, id): (&TenantId, RunId),
 ) -> Result<RunState, Failure> {
-    let config = &session.config.executor;
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let settings = Settings {
-        slots: config.slots_on(cores),
-        lease_ttl: config.lease_ttl(),
-        cancel_grace: config.cancel_grace(),
-        project_root: session.project.root().to_owned(),
-        scratch_root: config.scratch_root(),
-    };
+    let settings = settings(session);
     let kinds = session.project.kinds().clone();
     let executor = Executor::new(Arc::clone(store), Arc::clone(artifacts), kinds, settings);
     let cancel = CancellationToken::new();

@@ -5,6 +5,7 @@
 //! says what [`Config::default`] does. Called by the CLI; nothing else reads the environment, but
 //! for the S3 credentials that `artifact` takes from `AWS_*`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,6 +34,10 @@ pub struct Config {
     pub dags: DagsConfig,
     /// How attempts are executed.
     pub executor: ExecutorConfig,
+    /// What time causes, and how often it is looked at.
+    pub scheduler: SchedulerConfig,
+    /// Slots by pool; a pool that is not named has no limit.
+    pub pools: BTreeMap<String, u32>,
 }
 
 /// `[store]`
@@ -69,8 +74,27 @@ pub struct ExecutorConfig {
     pub lease_ttl_seconds: f64,
     /// Seconds that an attempt gets to stop.
     pub cancel_grace_seconds: f64,
+    /// Seconds that attempts get to end by themselves after SIGTERM, before they are handed back.
+    pub drain_grace_seconds: f64,
     /// The folder of attempts' own folders; empty = below the system's.
     pub scratch: PathBuf,
+}
+
+/// `[scheduler]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SchedulerConfig {
+    /// Seconds between two looks for workers that are gone.
+    pub reap_seconds: f64,
+    /// Seconds between two looks for runs that nothing moves.
+    pub reconcile_seconds: f64,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        // With a lease of 60 s an orphan runs again after 75 s at the latest.
+        Self { reap_seconds: 10.0, reconcile_seconds: 30.0 }
+    }
 }
 
 impl Default for StoreConfig {
@@ -94,7 +118,13 @@ impl Default for DagsConfig {
 impl Default for ExecutorConfig {
     fn default() -> Self {
         // An orphan runs again within a minute; a well-behaved task stops within a second.
-        Self { slots: 0, lease_ttl_seconds: 60.0, cancel_grace_seconds: 10.0, scratch: PathBuf::new() }
+        Self {
+            slots: 0,
+            lease_ttl_seconds: 60.0,
+            cancel_grace_seconds: 10.0,
+            drain_grace_seconds: 20.0,
+            scratch: PathBuf::new(),
+        }
     }
 }
 
@@ -201,6 +231,9 @@ impl Config {
         let positive = [
             ("executor.lease_ttl_seconds", self.executor.lease_ttl_seconds, 0.1),
             ("executor.cancel_grace_seconds", self.executor.cancel_grace_seconds, 0.0),
+            ("executor.drain_grace_seconds", self.executor.drain_grace_seconds, 0.0),
+            ("scheduler.reap_seconds", self.scheduler.reap_seconds, 0.01),
+            ("scheduler.reconcile_seconds", self.scheduler.reconcile_seconds, 0.01),
         ];
         for (key, value, least) in positive {
             // Written so that NaN fails too; a day is more than any lease or grace should last.

@@ -109,13 +109,28 @@ fn check_fan_outs(spec: &DagSpec<'_, '_>, sink: &mut Sink<'_>) {
             // Counted on from here, each later one would be told for this one's fault.
             elements = 0;
         }
-        if let Some((_, span)) = &task.for_each {
-            sink.push(
-                Diagnostic::error("dag::not_yet", span.clone(), format!("{}: for_each can not run yet", task.name))
-                    .label("fan-out over an earlier task's outputs")
-                    .help("it comes with the next version; until then list the elements in `matrix`"),
-            );
-        }
+        check_fan_out(task, sink);
+    }
+}
+
+/// `for_each` is one expression, and no second way to fan out.
+fn check_fan_out(task: &TaskSpec<'_, '_>, sink: &mut Sink<'_>) {
+    let Some((text, span)) = &task.for_each else {
+        return;
+    };
+    if !task.matrix.axes.is_empty() {
+        sink.push(
+            Diagnostic::error("dag::two_fan_outs", span.clone(), format!("{}: both matrix and for_each", task.name))
+                .label("one of the two")
+                .help("put the axes of the matrix into the list that for_each reads"),
+        );
+    }
+    if !crate::template::is_one_expression(text) {
+        sink.push(
+            Diagnostic::error("dag::bad_value", span.clone(), format!("{}: for_each is not one expression", task.name))
+                .label("has to yield a list")
+                .help("write for_each = \"{{tasks.<id>.outputs.<name>}}\""),
+        );
     }
 }
 

@@ -99,7 +99,8 @@ pub struct Task {
     pub condition: Option<Value>,
     /// Elements of the cross product of `matrix`, in order; empty for a task without one.
     pub matrix: Vec<IndexMap<String, Value>>,
-    /// `for_each`: a template that yields the list to fan out over. No DAG with one is accepted yet.
+    /// `for_each`: one expression that yields the list to fan out over, once the trigger rule is met.
+    /// Each element is a task instance, which templates see as `matrix.item` and `matrix.index`.
     pub for_each: Option<String>,
     /// Parameters as written: templates are rendered when the attempt starts.
     pub with: Value,

@@ -24,6 +24,11 @@ pub(crate) fn check(spec: &DagSpec<'_, '_>, links: Option<&Links>, sink: &mut Si
             let span = task.with.span_at(&found.pointer);
             checker.found(index, span, found.item, sink);
         }
+        if let Some((text, span)) = &task.for_each {
+            for found in template::references(&serde_json::Value::from(*text)) {
+                checker.found(index, span.clone(), found.item, sink);
+            }
+        }
         if let Some((node, value)) = &task.condition {
             for found in template::references(value) {
                 checker.found(index, node.span(), found.item, sink);
@@ -82,6 +87,8 @@ impl Checker<'_> {
             ("run", Some(name)) if !RUN_FACTS.contains(&name) => {
                 unknown(dangling(format!("{}: a run has no {name:?}", reference.text)), name, RUN_FACTS, sink);
             }
+            // The elements of a fan-out: what they hold is known when it begins.
+            ("matrix", Some("item" | "index")) if task.for_each.is_some() => {}
             ("matrix", _) if task.matrix.axes.is_empty() => sink.push(
                 dangling(format!("{}: {} has no matrix", reference.text, task.name))
                     .help("add matrix = { ... } to the task, or use {{params...}}"),

@@ -3,12 +3,14 @@
 //! Called by the dispatcher in a task of its own; whatever happens here ends as a [`Finish`], never
 //! as a panic of the worker.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{Settings, failed};
 use crate::artifact::{ArtifactRef, ArtifactStore};
@@ -50,8 +52,20 @@ struct Begun {
     handle: JoinHandle<Result<TaskOutput, TaskError>>,
     limit: Option<Duration>,
     inputs: Vec<Input>,
-    // Dropped, and with it the folder, when the attempt is over.
-    _scratch: tempfile::TempDir,
+    _scratch: Scratch,
+}
+
+/// An attempt's own folder: made when it is first asked for, removed when the attempt is over.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if self.0.exists()
+            && let Err(error) = std::fs::remove_dir_all(&self.0)
+        {
+            tracing::warn!(%error, folder = %self.0.display(), "an attempt's folder was left behind");
+        }
+    }
 }
 
 async fn begin(environment: &Environment, claim: &Claim, cancel: &CancellationToken) -> Result<Begun, Outcome> {
@@ -60,26 +74,19 @@ async fn begin(environment: &Environment, claim: &Claim, cancel: &CancellationTo
     let work = environment.store.work(claim).await.map_err(|error| transient(chain(&error)))?;
     let task = work.task().map_err(|error| permanent(chain(&error)))?;
     let with = render(&task.with, &work.scope).map_err(|error| permanent(format!("with: {error}")))?;
-    let (kind, limit) = (task.kind.clone(), task.timeouts.attempt);
-    let root = &environment.settings.scratch_root;
-    let scratch = std::fs::create_dir_all(root)
-        .and_then(|()| tempfile::Builder::new().prefix("attempt-").tempdir_in(root))
-        .map_err(|error| {
-            transient(format!("can not make a folder for the attempt under {}: {error}", root.display()))
-        })?;
+    let kind = task.kind.clone();
+    // Whichever comes first: the limit of an attempt, or what is left of the limit over all of them.
+    let left = claim.end_by.map(|by| Duration::from_micros(u64::try_from(by - environment.store.now()).unwrap_or(0)));
+    let limit = task.timeouts.attempt.into_iter().chain(left).min();
+    let scratch = Scratch(environment.settings.scratch_root.join(format!("attempt-{}", Uuid::new_v4())));
     let inputs = work.inputs.clone();
-    let context = Arc::new(TaskContext::new(parts(environment, work, scratch.path().to_owned(), cancel)));
+    let context = Arc::new(TaskContext::new(parts(environment, work, scratch.0.clone(), cancel)));
     let (kinds, shared) = (environment.kinds.clone(), Arc::clone(&context));
     let handle = tokio::spawn(async move { kinds.run(&kind, &shared, or_empty(with)).await });
     Ok(Begun { context, handle, limit, inputs, _scratch: scratch })
 }
 
-fn parts(
-    environment: &Environment,
-    work: Work,
-    scratch: std::path::PathBuf,
-    cancel: &CancellationToken,
-) -> TaskContextParts {
+fn parts(environment: &Environment, work: Work, scratch: PathBuf, cancel: &CancellationToken) -> TaskContextParts {
     let tenant = work.claim.identity.tenant.clone();
     TaskContextParts {
         identity: work.claim.identity,

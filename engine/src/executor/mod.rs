@@ -1,39 +1,31 @@
 //! Executes claimed attempts: claim, run, time out, cancel, report; until a run has ended.
 //!
-//! The dispatcher is one loop over one closed set of messages; attempts run in tasks of their own
-//! and talk to it by channel. It decides nothing about states: it reports outcomes to the store,
-//! which records them and advances the run in the same transaction. Finishes that arrive together
-//! are reported together.
-//!
-//! Called by the CLI's `run`. It never meets a scheduler: they share the store.
+//! One run to its end for `headworks run`, or whatever is ready for `worker` and `serve`: the loop is
+//! in `dispatch`, one attempt in `attempt`, the lease in `session`. It never meets a scheduler: they
+//! share the store.
 
 mod attempt;
+mod dispatch;
 mod session;
+mod usage;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::artifact::ArtifactStore;
-use crate::id::{InstanceId, RunId, SessionId, TenantId};
-use crate::plan::{Micros, Reason};
-use crate::run::{RunState, TaskState, is_terminal};
-use crate::store::{Claim, ClaimScope, Finish, Outcome, Receipt, Store, StoreError};
+use crate::id::{InstanceId, RunId, TenantId};
+use crate::plan::Reason;
+use crate::run::{RunState, TaskState};
+use crate::store::{ClaimScope, Outcome, Store, StoreError};
 use crate::task::Kinds;
 
-use self::attempt::{Environment, execute};
+use self::attempt::Environment;
+use self::dispatch::Dispatcher;
 use self::session::Lease;
-
-/// How long finishes are collected before they are written together.
-const GROUP_COMMIT_WAIT: Duration = Duration::from_millis(2);
-/// How many finishes are written together at the most.
-const GROUP_COMMIT_ITEMS: usize = 256;
-/// Tries to report a finish while the database is away, before the lease would end anyway.
-const REPORT_TRIES: u32 = 5;
 
 /// What an executor works with.
 #[derive(Clone)]
@@ -52,10 +44,7 @@ pub struct Settings {
 
 /// Runs attempts for one process.
 pub struct Executor {
-    store: Arc<Store>,
-    artifacts: Arc<ArtifactStore>,
-    kinds: Kinds,
-    settings: Settings,
+    environment: Arc<Environment>,
 }
 
 /// What an observer is told while a run goes on.
@@ -78,6 +67,11 @@ pub enum Progress {
         reason: Option<Reason>,
         /// How long the attempt took.
         elapsed: Duration,
+    },
+    /// An attempt's report came too late: another holds the instance, or it is over.
+    Refused {
+        /// Of which task instance.
+        instance: InstanceId,
     },
     /// The run's cancel was recorded; attempts are being stopped.
     Canceling,
@@ -102,16 +96,10 @@ pub enum ExecutorError {
     },
 }
 
-/// A finished attempt on its way to the store.
-struct Done {
-    finish: Finish,
-    elapsed: Duration,
-}
-
 impl Executor {
     /// An executor for this process.
     pub fn new(store: Arc<Store>, artifacts: Arc<ArtifactStore>, kinds: Kinds, settings: Settings) -> Self {
-        Self { store, artifacts, kinds, settings }
+        Self { environment: Arc::new(Environment { store, artifacts, kinds, settings }) }
     }
 
     /// Executes a run here, until it has ended. A `cancel` that fires is made durable first, then
@@ -126,184 +114,78 @@ impl Executor {
         progress: mpsc::UnboundedSender<Progress>,
         cancel: CancellationToken,
     ) -> Result<RunState, ExecutorError> {
-        let lease = Lease::open(Arc::clone(&self.store), self.settings.lease_ttl).await?;
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let mut dispatcher = Dispatcher {
-            environment: Arc::new(Environment {
-                store: Arc::clone(&self.store),
-                artifacts: Arc::clone(&self.artifacts),
-                kinds: self.kinds.clone(),
-                settings: self.settings.clone(),
-            }),
-            session: lease.session(),
-            tenant: tenant.clone(),
-            run,
-            scope: ClaimScope::Run { tenant: tenant.clone(), run },
-            running: HashMap::new(),
-            sender,
-            receiver,
-            progress,
-        };
-        let ended = dispatcher.run_to_end(&lease, &cancel).await;
+        let mut lease = self.lease("run").await?;
+        let scope = ClaimScope::Run { tenant: tenant.clone(), run };
+        let mut dispatcher = Dispatcher::new(Arc::clone(&self.environment), lease.session(), scope, progress);
+        let ended = dispatcher.run_to_end((tenant, run), &mut lease, &cancel).await;
         dispatcher.stop_all();
         lease.close().await;
         ended
     }
-}
 
-struct Dispatcher {
-    environment: Arc<Environment>,
-    session: SessionId,
-    tenant: TenantId,
-    run: RunId,
-    scope: ClaimScope,
-    running: HashMap<InstanceId, CancellationToken>,
-    sender: mpsc::UnboundedSender<Done>,
-    receiver: mpsc::UnboundedReceiver<Done>,
-    progress: mpsc::UnboundedSender<Progress>,
-}
-
-/// What woke the dispatcher.
-enum Woken {
-    Done(Box<Done>),
-    RetryDue,
-    CancelAsked,
-    LeaseLost,
-}
-
-impl Dispatcher {
-    async fn run_to_end(&mut self, lease: &Lease, cancel: &CancellationToken) -> Result<RunState, ExecutorError> {
-        let mut canceled = false;
-        loop {
-            let due = self.claim().await?;
-            if self.running.is_empty() && due.is_none() {
-                let state = self.state().await?;
-                return if is_terminal(state) {
-                    Ok(state)
-                } else {
-                    Err(ExecutorError::Stalled { run: self.run, state })
-                };
-            }
-            let wait = async {
-                match due {
-                    Some(delay) => tokio::time::sleep(delay).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let woken = tokio::select! {
-                Some(done) = self.receiver.recv() => Woken::Done(Box::new(done)),
-                () = wait => Woken::RetryDue,
-                () = cancel.cancelled(), if !canceled => Woken::CancelAsked,
-                () = lease.lost() => Woken::LeaseLost,
-            };
-            match woken {
-                Woken::Done(done) => {
-                    let state = self.report(*done).await?;
-                    if is_terminal(state) {
-                        return Ok(state);
+    /// Executes whatever may be claimed, as `kind` (`worker` or `serve`), until `drain` fires; then
+    /// what runs has `drain_grace` to end before it is handed back. A lost lease ends the attempts that
+    /// it was for, and a new one begins.
+    ///
+    /// # Errors
+    /// The store refused something; being away for a while is no error.
+    pub async fn serve(
+        &self,
+        kind: &'static str,
+        progress: mpsc::UnboundedSender<Progress>,
+        drain: CancellationToken,
+        drain_grace: Duration,
+    ) -> Result<(), ExecutorError> {
+        while !drain.is_cancelled() {
+            let mut lease = match self.lease(kind).await {
+                Ok(lease) => lease,
+                Err(error) if error.is_unavailable() => {
+                    tracing::warn!(%error, "can not open a session; trying again");
+                    tokio::select! {
+                        () = tokio::time::sleep(REOPEN) => {}
+                        () = drain.cancelled() => {}
                     }
+                    continue;
                 }
-                Woken::RetryDue => {}
-                Woken::CancelAsked => {
-                    canceled = true;
-                    self.cancel().await?;
+                Err(error) => return Err(error.into()),
+            };
+            let mut dispatcher =
+                Dispatcher::new(Arc::clone(&self.environment), lease.session(), ClaimScope::Any, progress.clone());
+            match dispatcher.serve(&mut lease, &drain, drain_grace).await {
+                Ok(()) => lease.close().await,
+                Err(error) if error.is_passing() => {
+                    tracing::warn!(%error, "starting anew with another session");
+                    dispatcher.abandon(self.environment.settings.lease_ttl / 8).await;
+                    lease.close().await;
                 }
-                Woken::LeaseLost => return Err(ExecutorError::LeaseLost),
+                Err(error) => {
+                    dispatcher.stop_all();
+                    lease.close().await;
+                    return Err(error);
+                }
             }
         }
-    }
-
-    /// Fills the free slots; returns how long until the next retry is due.
-    async fn claim(&mut self) -> Result<Option<Duration>, StoreError> {
-        let (next, now) = self.environment.store.wake_retries(&self.scope).await?;
-        let free = self.environment.settings.slots.saturating_sub(self.running.len());
-        for claim in self.environment.store.claim(self.session, &self.scope, free).await? {
-            self.start(claim);
-        }
-        Ok(next.map(|at: Micros| Duration::from_micros(u64::try_from(at - now).unwrap_or(0))))
-    }
-
-    fn start(&mut self, claim: Claim) {
-        let token = CancellationToken::new();
-        let instance = claim.identity.instance.clone();
-        self.tell(Progress::Started { instance: instance.clone(), attempt: claim.identity.attempt.0 });
-        self.running.insert(instance, token.clone());
-        let (environment, session, sender) = (Arc::clone(&self.environment), self.session, self.sender.clone());
-        tokio::spawn(async move {
-            let started = Instant::now();
-            let finish = execute(&environment, session, claim, token).await;
-            // The dispatcher is gone only when the run is over for this process.
-            sender.send(Done { finish, elapsed: started.elapsed() }).ok();
-        });
-    }
-
-    /// Reports `first` and whatever finishes within the wait of a group commit.
-    async fn report(&mut self, first: Done) -> Result<RunState, ExecutorError> {
-        let mut batch = vec![first];
-        let deadline = tokio::time::sleep(GROUP_COMMIT_WAIT);
-        tokio::pin!(deadline);
-        // Whoever runs alone has nobody to wait for.
-        while batch.len() < GROUP_COMMIT_ITEMS && batch.len() < self.running.len() {
-            tokio::select! {
-                Some(done) = self.receiver.recv() => batch.push(done),
-                () = &mut deadline => break,
-            }
-        }
-        let (finishes, times): (Vec<_>, Vec<_>) = batch.into_iter().map(|done| (done.finish, done.elapsed)).unzip();
-        let receipts = self.finish(&finishes).await?;
-        let mut state = RunState::Running;
-        for ((finish, receipt), elapsed) in finishes.iter().zip(receipts).zip(times) {
-            let instance = finish.identity.instance.clone();
-            self.running.remove(&instance);
-            match receipt {
-                Receipt::Recorded { task, run, reason, .. } => {
-                    state = run;
-                    self.tell(Progress::Finished { instance, state: task, reason, elapsed });
-                }
-                Receipt::Refused => return Err(ExecutorError::LeaseLost),
-            }
-        }
-        Ok(state)
-    }
-
-    /// Writes the finishes; while the database is away, tries again until the lease would end.
-    async fn finish(&self, finishes: &[Finish]) -> Result<Vec<Receipt>, StoreError> {
-        let mut tries = 0;
-        loop {
-            match self.environment.store.finish(finishes).await {
-                Err(error) if error.is_unavailable() && tries < REPORT_TRIES => {
-                    tries += 1;
-                    tracing::warn!(%error, tries, "can not report finished attempts; trying again");
-                    tokio::time::sleep(self.environment.settings.lease_ttl / 10).await;
-                }
-                result => return result,
-            }
-        }
-    }
-
-    async fn cancel(&mut self) -> Result<(), StoreError> {
-        self.environment.store.cancel(&self.tenant, self.run).await?;
-        self.tell(Progress::Canceling);
-        self.stop_all();
         Ok(())
     }
 
-    /// Tells every running attempt to stop.
-    fn stop_all(&self) {
-        for token in self.running.values() {
-            token.cancel();
-        }
-    }
-
-    async fn state(&self) -> Result<RunState, StoreError> {
-        Ok(self.environment.store.run_view(&self.tenant, self.run).await?.summary.state)
-    }
-
-    fn tell(&self, progress: Progress) {
-        // Nobody has to listen.
-        self.progress.send(progress).ok();
+    async fn lease(&self, kind: &'static str) -> Result<Lease, StoreError> {
+        Lease::open(Arc::clone(&self.environment.store), kind, self.environment.settings.lease_ttl).await
     }
 }
+
+impl ExecutorError {
+    /// Whether a new session mends it.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_unavailable(),
+            Self::LeaseLost => true,
+            Self::Stalled { .. } => false,
+        }
+    }
+}
+
+/// How long a worker waits before it asks a database again that was not there.
+const REOPEN: Duration = Duration::from_secs(1);
 
 /// A failed attempt's report.
 fn failed(kind: crate::plan::FailureKind, class: crate::task::ErrorClass, message: String) -> Outcome {

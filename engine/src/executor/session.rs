@@ -1,38 +1,48 @@
 //! This process's lease: opened at the start, renewed by a heartbeat, closed at the end.
 //!
-//! Used by the executor. A heartbeat that is refused, or that can not reach the database before the
-//! lease ends, fires [`Lease::lost`]: the executor stops and publishes nothing more.
+//! Used by the dispatcher. Each heartbeat brings what the store says this session holds. One that is
+//! refused ends the lease; so does the last moment at which attempts can still be stopped before the
+//! lease ends by the database's clock, if no heartbeat came through by then.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
+use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
 use crate::id::SessionId;
-use crate::store::{NewSession, Store, StoreError};
+use crate::store::{HeldAttempt, NewSession, Store, StoreError};
 
-/// A heartbeat comes this many times per time-to-live: three may fail before the lease ends.
+/// A heartbeat comes this many times per time-to-live: two may fail before the worker gives up.
 const BEATS_PER_TTL: u32 = 4;
 
 /// A session in force.
 pub(super) struct Lease {
     store: Arc<Store>,
     session: SessionId,
-    lost: CancellationToken,
+    beats: mpsc::UnboundedReceiver<Beat>,
     beat: JoinHandle<()>,
+}
+
+/// What a heartbeat brought.
+pub(super) struct Beat {
+    /// When it was asked for.
+    pub(super) asked: Instant,
+    /// What the session holds.
+    pub(super) held: Vec<HeldAttempt>,
 }
 
 impl Lease {
     /// Opens a session and starts its heartbeat.
-    pub(super) async fn open(store: Arc<Store>, ttl: Duration) -> Result<Self, StoreError> {
+    pub(super) async fn open(store: Arc<Store>, kind: &'static str, ttl: Duration) -> Result<Self, StoreError> {
         let session = SessionId::from_uuid(Uuid::new_v4());
-        store.open_session(&NewSession { session, kind: "run", ttl }).await?;
-        let lost = CancellationToken::new();
-        let beat = tokio::spawn(heartbeat(Arc::clone(&store), session, ttl, lost.clone()));
-        Ok(Self { store, session, lost, beat })
+        let opened = Instant::now();
+        store.open_session(&NewSession { session, kind, ttl }).await?;
+        let (sender, beats) = mpsc::unbounded_channel();
+        let beat = tokio::spawn(heartbeat(Arc::clone(&store), session, ttl, opened, sender));
+        Ok(Self { store, session, beats, beat })
     }
 
     /// Its id.
@@ -40,9 +50,9 @@ impl Lease {
         self.session
     }
 
-    /// Returns once the lease is lost.
-    pub(super) async fn lost(&self) {
-        self.lost.cancelled().await;
+    /// The next heartbeat; `None` once the lease is lost.
+    pub(super) async fn beat(&mut self) -> Option<Beat> {
+        self.beats.recv().await
     }
 
     /// Ends the session.
@@ -54,21 +64,43 @@ impl Lease {
     }
 }
 
-async fn heartbeat(store: Arc<Store>, session: SessionId, ttl: Duration, lost: CancellationToken) {
+/// Renews until the lease is lost; the end of the channel says so.
+async fn heartbeat(
+    store: Arc<Store>,
+    session: SessionId,
+    ttl: Duration,
+    opened: Instant,
+    beats: mpsc::UnboundedSender<Beat>,
+) {
     let mut ticks = tokio::time::interval(ttl / BEATS_PER_TTL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
-    let mut renewed = Instant::now();
+    // An eighth of the time is for stopping the attempts.
+    let last = ttl - ttl / 8;
+    let mut renewed = opened;
     loop {
-        ticks.tick().await;
-        let asked = Instant::now();
-        match store.heartbeat(session, ttl).await {
-            Ok(true) => renewed = asked,
-            Ok(false) => return lost.cancel(),
-            Err(error) => tracing::warn!(%error, "a heartbeat failed"),
+        let left = last.saturating_sub(renewed.elapsed());
+        if tokio::time::timeout(left, ticks.tick()).await.is_err() {
+            return;
         }
-        if renewed.elapsed() >= ttl {
-            return lost.cancel();
+        let asked = Instant::now();
+        let left = last.saturating_sub(renewed.elapsed());
+        match tokio::time::timeout(left, store.heartbeat(session, ttl)).await {
+            Ok(Ok(Some(held))) => {
+                renewed = asked;
+                if beats.send(Beat { asked, held }).is_err() {
+                    return;
+                }
+            }
+            Ok(Ok(None)) => {
+                tracing::warn!(%session, "this session was revoked, or its lease has ended");
+                return;
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "a heartbeat failed"),
+            Err(_) => {
+                tracing::warn!(%session, "no heartbeat came through; the lease is given up before it ends");
+                return;
+            }
         }
     }
 }

@@ -25,6 +25,8 @@ pub enum FailureKind {
     Lost,
     /// It stopped on request.
     Canceled,
+    /// Its worker was told to go and handed it back: nobody's failure.
+    HandedBack,
 }
 
 /// A failed attempt and its history.
@@ -61,6 +63,9 @@ pub fn after_failure(failure: &AttemptFailure, policy: &RetryPolicy, limits: &Li
     let failed = Reason::AttemptFailed { message: failure.message.clone() };
     let (attempt, retryable, reason) = match failure.kind {
         FailureKind::Canceled => return ends(TaskEvent::Canceled, AttemptEvent::Canceled, Reason::RunCanceled),
+        FailureKind::HandedBack => {
+            return ends(TaskEvent::Orphaned, AttemptEvent::Canceled, Reason::WaitingForSlot);
+        }
         FailureKind::Lost => {
             let reason = Reason::WorkerLost { losses: failure.losses };
             let spent = failure.losses >= limits.max_losses;

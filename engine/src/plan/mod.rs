@@ -10,11 +10,13 @@
 
 mod failure;
 mod reason;
+mod share;
 
 use std::time::Duration;
 
 pub use failure::{AttemptFailure, FailureKind, FailurePlan, after_failure, retry_delay};
 pub use reason::Reason;
+pub use share::{TenantLoad, share};
 
 use crate::dag::{TriggerRule, UpstreamCounts, Verdict};
 use crate::id::InstanceId;
@@ -48,6 +50,8 @@ pub struct InstanceView {
     pub upstream: UpstreamCounts,
     /// Its `if`, evaluated by the caller once the rule is met.
     pub condition: Condition,
+    /// An element of a fan-out whose turn has not come: as many as may are in flight.
+    pub is_held_back: bool,
 }
 
 /// The value of a task's `if`.
@@ -158,6 +162,7 @@ fn next_event(run: RunState, view: &InstanceView) -> Next {
         return Next::Move(TaskEvent::Canceled, Some(Reason::RunCanceled));
     }
     match view.state {
+        TaskState::Waiting if view.is_held_back => Next::Wait(Reason::WaitingForElements),
         TaskState::Waiting => waiting(view),
         TaskState::Ready => Next::Wait(Reason::WaitingForSlot),
         _ => Next::Nothing,

@@ -20,6 +20,8 @@ pub enum Reason {
     },
     /// Ready; no worker has a free slot.
     WaitingForSlot,
+    /// An element of a fan-out; as many as may are in flight.
+    WaitingForElements,
     /// Failed; the next attempt starts later.
     WaitingForRetry {
         /// When, in microseconds since 1970.
@@ -31,6 +33,13 @@ pub enum Reason {
     ConditionFalse,
     /// Its `if` could not be evaluated.
     ConditionBroken {
+        /// What was wrong.
+        message: String,
+    },
+    /// Its `for_each` yields no element.
+    FanOutEmpty,
+    /// Its `for_each` yields no list, or one that is too long.
+    FanOutBroken {
         /// What was wrong.
         message: String,
     },
@@ -51,6 +60,13 @@ pub enum Reason {
         /// The limit, in seconds.
         limit_seconds: f64,
     },
+    /// It waited longer than it may: for a slot, or for its end over all attempts.
+    WaitedTooLong {
+        /// `queue` or `total`: the limit's name in TOML.
+        limit: String,
+        /// Its length, in seconds.
+        limit_seconds: f64,
+    },
     /// The worker that held it is gone.
     WorkerLost {
         /// How often that happened in this generation.
@@ -66,12 +82,16 @@ impl Reason {
         match self {
             Self::WaitingForUpstreams { .. } => "waiting_for_upstreams",
             Self::WaitingForSlot => "waiting_for_slot",
+            Self::WaitingForElements => "waiting_for_elements",
+            Self::FanOutEmpty => "fan_out_empty",
+            Self::FanOutBroken { .. } => "fan_out_broken",
             Self::WaitingForRetry { .. } => "waiting_for_retry",
             Self::ConditionFalse => "condition_false",
             Self::ConditionBroken { .. } => "condition_broken",
             Self::RuleNotMet { .. } => "rule_not_met",
             Self::AttemptFailed { .. } => "attempt_failed",
             Self::AttemptTimedOut { .. } => "attempt_timed_out",
+            Self::WaitedTooLong { .. } => "waited_too_long",
             Self::WorkerLost { .. } => "worker_lost",
             Self::RunCanceled => "run_canceled",
         }
@@ -85,6 +105,9 @@ impl fmt::Display for Reason {
                 write!(f, "waits for {pending} upstream{} ({})", if *pending == 1 { "" } else { "s" }, rule.as_str())
             }
             Self::WaitingForSlot => write!(f, "ready; waits for a free slot"),
+            Self::WaitingForElements => write!(f, "waits for other elements: as many as may are in flight"),
+            Self::FanOutEmpty => write!(f, "its `for_each` yields no element"),
+            Self::FanOutBroken { message } => write!(f, "its `for_each` can not be used: {message}"),
             Self::WaitingForRetry { message, .. } => write!(f, "will be tried again: {message}"),
             Self::ConditionFalse => write!(f, "its `if` was false"),
             Self::ConditionBroken { message } => write!(f, "its `if` could not be evaluated: {message}"),
@@ -100,6 +123,9 @@ impl fmt::Display for Reason {
             ),
             Self::AttemptFailed { message } => write!(f, "{message}"),
             Self::AttemptTimedOut { limit_seconds } => write!(f, "took longer than its limit of {limit_seconds} s"),
+            Self::WaitedTooLong { limit, limit_seconds } => {
+                write!(f, "did not end within its {limit} limit of {limit_seconds} s")
+            }
             Self::WorkerLost { losses } => {
                 write!(f, "its worker was lost ({losses} time{})", if *losses == 1 { "" } else { "s" })
             }

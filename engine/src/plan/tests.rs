@@ -11,7 +11,7 @@ use crate::run::AttemptEvent;
 
 fn view(task: &str, state: TaskState, rule: TriggerRule, upstream: UpstreamCounts) -> InstanceView {
     let id = InstanceId::new(TaskId::parse(task).expect("valid"), None);
-    InstanceView { id, state, rule, upstream, condition: Condition::Met }
+    InstanceView { id, state, rule, upstream, condition: Condition::Met, is_held_back: false }
 }
 
 fn counts(total: u32, succeeded: u32, failed: u32, skipped: u32) -> UpstreamCounts {

@@ -1,84 +1,47 @@
 //! What follows an end: successors become ready, are skipped or fail; the run ends.
 //!
 //! Called in the transaction that recorded the end, by `finish`, `create` and `reclaim`: there is no
-//! second path for recovery. Cost grows with the edges touched, never with the run: each round adds
-//! what ended to the counts of its successors in one statement, asks `plan`, writes its moves in
-//! another, and goes on with the instances that these moves ended.
+//! second path for recovery. Cost grows with the edges touched, never with the run: each round locks
+//! the successors of what ended, adds to their counts in memory, asks `plan`, makes its moves, and
+//! goes on with the instances that these moves ended. A join that many upstreams reach in one batch
+//! is locked and written once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use petgraph::Direction;
 use serde_json::{Value, json};
 
 use super::dialect::Kind;
-use super::events::{run_event, task_event};
-use super::rows::{self, InstanceKey, extend, keyed_rows, param};
-use super::tx::Tx;
-use super::{Store, StoreError, work};
+use super::events::run_event;
+use super::finish::Next;
+use super::rows::{self, InstanceKey, param};
+use super::tx::Part;
+use super::unit::UnitOfWork;
+use super::{Claim, Store, StoreError, fan_out, work};
 use crate::dag::{Dag, Task, Verdict};
-use crate::id::{InstanceId, RunId, TaskId, TenantId};
+use crate::id::{Generation, InstanceId, RunId, TaskId, TenantId};
 use crate::plan::{Action, Condition, InstanceView, Reason, Snapshot, Tally, plan};
-use crate::run::{RunState, TaskState, Transition, is_terminal};
+use crate::run::{RunState, TaskEvent, TaskState, Transition, is_terminal};
+
+/// A run's name in the database.
+pub(super) type RunKey = (TenantId, RunId);
 
 /// A run, as far as advancing it needs.
+#[derive(Clone)]
 pub(super) struct RunRow {
-    pub(super) tenant: TenantId,
-    pub(super) run: RunId,
     pub(super) dag: Arc<Dag>,
     pub(super) state: RunState,
-    pub(super) version: i64,
 }
 
-/// A task instance that ended in this transaction.
-#[derive(Debug, Clone)]
-pub(super) struct Ended {
-    pub(super) instance: InstanceId,
-    pub(super) state: TaskState,
-}
-
-/// Starts a run whose instances were just inserted.
-pub(super) async fn start(
-    store: &Store,
-    tx: &Tx,
-    run: RunRow,
-    instances: Vec<InstanceId>,
-) -> Result<RunState, StoreError> {
-    let mut roots: Vec<Value> = Vec::new();
-    for instance in &instances {
-        let task = task(&run.dag, &instance.task)?;
-        // `always` starts at once, whatever its upstreams do.
-        if task.needs.is_empty() || task.trigger_rule == crate::dag::TriggerRule::Always {
-            roots.push(no_change(instance));
-        }
-    }
-    Advance { store, tx, run, events: Vec::new() }.run(roots, Vec::new(), true).await
-}
-
-/// Advances `run` after `ended`. Returns the run's state afterwards.
-pub(super) async fn after(store: &Store, tx: &Tx, run: RunRow, ended: Vec<Ended>) -> Result<RunState, StoreError> {
-    let check = run.state == RunState::Canceling;
-    Advance { store, tx, run, events: Vec::new() }.run(Vec::new(), ended, check).await
-}
-
-/// Looks at all of a run's open instances: after a cancel, and when readiness is to be recomputed.
-pub(super) async fn all_open(store: &Store, tx: &Tx, run: RunRow) -> Result<RunState, StoreError> {
-    let sql = "SELECT task, element FROM task_instance WHERE tenant = $1 AND run = $2 AND current \
-               AND state IN ('waiting', 'ready', 'retry_wait') ORDER BY ordinal";
-    let values = vec![run.tenant.to_string().into(), run.run.to_string().into()];
-    let open = tx.all("read the open task instances", sql, values).await?;
-    let touched: Result<Vec<_>, StoreError> = open.iter().map(|row| Ok(no_change(&rows::instance(row)?))).collect();
-    Advance { store, tx, run, events: Vec::new() }.run(touched?, Vec::new(), true).await
-}
-
-fn task<'a>(dag: &'a Dag, id: &TaskId) -> Result<&'a Task, StoreError> {
-    dag.task(id)
-        .ok_or_else(|| StoreError::Corrupt { what: "task instance", detail: format!("no task {id} in its DAG") })
-}
-
-fn no_change(instance: &InstanceId) -> Value {
-    let key = json!({ "task": instance.task, "element": rows::element(instance.index) });
-    extend(key, json!({ "succeeded": 0, "failed": 0, "upstream_failed": 0, "skipped": 0 }))
+/// The runs of a unit of work, and which of them may be over.
+pub(super) struct Advance<'u, 'a> {
+    store: &'u Store,
+    unit: &'u mut UnitOfWork<'a>,
+    runs: BTreeMap<RunKey, RunRow>,
+    may_end: BTreeSet<RunKey>,
+    /// Elements of fan-outs whose turn has come.
+    released: BTreeSet<InstanceKey>,
 }
 
 /// How many upstreams of a task ended in each way.
@@ -101,119 +64,251 @@ impl Delta {
     }
 }
 
-struct Advance<'a> {
-    store: &'a Store,
-    tx: &'a Tx,
-    run: RunRow,
-    events: Vec<Value>,
+/// A task of which instances ended, and what follows it.
+struct Below {
+    run: RunKey,
+    delta: Delta,
+    /// Whatever their generation.
+    successors: Vec<InstanceKey>,
 }
 
-impl Advance<'_> {
-    async fn run(
-        mut self,
-        touched: Vec<Value>,
-        mut ended: Vec<Ended>,
-        mut may_end: bool,
-    ) -> Result<RunState, StoreError> {
-        let mut touched = touched;
+/// What to add to the counts of each successor.
+fn deltas(below: &[Below]) -> BTreeMap<InstanceKey, Delta> {
+    let mut deltas: BTreeMap<InstanceKey, Delta> = BTreeMap::new();
+    for it in below {
+        for key in &it.successors {
+            let sum = deltas.entry(key.clone()).or_default();
+            sum.succeeded += it.delta.succeeded;
+            sum.failed += it.delta.failed;
+            sum.upstream_failed += it.delta.upstream_failed;
+            sum.skipped += it.delta.skipped;
+        }
+    }
+    deltas
+}
+
+/// The instances that follow a task, whatever their generation.
+pub(super) fn successors(run: &RunKey, dag: &Dag, id: &TaskId) -> Result<Vec<InstanceKey>, StoreError> {
+    let node = dag
+        .node(id)
+        .ok_or_else(|| StoreError::Corrupt { what: "task instance", detail: format!("no task {id} in its DAG") })?;
+    let below = dag.graph.neighbors_directed(node, Direction::Outgoing);
+    let instances = below.flat_map(|node| super::create::instances_of(dag, &dag.graph[node].id));
+    let key = |instance| InstanceKey { tenant: run.0.clone(), run: run.1, instance, generation: Generation(0) };
+    Ok(instances.map(key).collect())
+}
+
+/// The task of an instance.
+pub(super) fn task<'a>(dag: &'a Dag, id: &TaskId) -> Result<&'a Task, StoreError> {
+    dag.task(id)
+        .ok_or_else(|| StoreError::Corrupt { what: "task instance", detail: format!("no task {id} in its DAG") })
+}
+
+impl<'u, 'a> Advance<'u, 'a> {
+    pub(super) fn new(store: &'u Store, unit: &'u mut UnitOfWork<'a>, runs: BTreeMap<RunKey, RunRow>) -> Self {
+        Self { store, unit, runs, may_end: BTreeSet::new(), released: BTreeSet::new() }
+    }
+
+    /// Starts runs whose instances were just put into the unit.
+    pub(super) async fn start(mut self, instances: Vec<InstanceKey>) -> Result<BTreeMap<RunKey, RunState>, StoreError> {
+        let mut roots = Vec::new();
+        for key in instances {
+            let Some(run) = self.runs.get(&(key.tenant.clone(), key.run)) else { continue };
+            let task = task(&run.dag, &key.instance.task)?;
+            // `always` starts at once, whatever its upstreams do.
+            if task.needs.is_empty() || task.trigger_rule == crate::dag::TriggerRule::Always {
+                roots.push(key);
+            }
+        }
+        // A root whose `if` is false may end a run at once.
+        self.may_end = self.runs.keys().cloned().collect();
+        self.step(roots, Vec::new()).await?;
+        self.end_runs().await
+    }
+
+    /// Advances after instances ended. The caller has moved them already.
+    pub(super) async fn after(&mut self, ended: Vec<(InstanceKey, TaskState)>) -> Result<(), StoreError> {
+        let canceling = self.runs.iter().filter(|(_, run)| run.state == RunState::Canceling);
+        self.may_end.extend(canceling.map(|(key, _)| key.clone()).collect::<Vec<_>>());
+        self.step(Vec::new(), ended).await
+    }
+
+    /// Looks at instances again: after a cancel, and when readiness is to be recomputed.
+    pub(super) async fn look_at(mut self, touched: Vec<InstanceKey>) -> Result<BTreeMap<RunKey, RunState>, StoreError> {
+        self.may_end = self.runs.keys().cloned().collect();
+        self.step(touched, Vec::new()).await?;
+        self.end_runs().await
+    }
+
+    async fn step(
+        &mut self,
+        mut touched: Vec<InstanceKey>,
+        mut ended: Vec<(InstanceKey, TaskState)>,
+    ) -> Result<(), StoreError> {
         loop {
-            let (successors, sinks) = self.successors(&ended)?;
-            may_end |= sinks;
-            touched.extend(successors);
-            if touched.is_empty() {
-                break;
+            let below = self.below(&ended)?;
+            let deltas = deltas(&below);
+            touched.extend(deltas.keys().cloned());
+            touched.extend(self.release(&ended).await?);
+            let keys = self.unit.lock_current(std::mem::take(&mut touched)).await?;
+            for key in &keys {
+                if let Some(delta) = deltas.get(&any_generation(key)) {
+                    let upstream = &mut self.unit.change(key)?.upstream;
+                    upstream.succeeded += delta.succeeded;
+                    upstream.failed += delta.failed;
+                    upstream.upstream_failed += delta.upstream_failed;
+                    upstream.skipped += delta.skipped;
+                }
             }
-            let views = self.count(std::mem::take(&mut touched)).await?;
-            ended = self.apply(views, None).await?;
+            let done = keys.is_empty();
+            ended = self.plan(keys).await?;
+            self.note_ends(&below);
+            if done {
+                return Ok(());
+            }
         }
-        if may_end {
-            self.end_if_done().await?;
-        }
-        self.tx.append_events(self.events).await?;
-        Ok(self.run.state)
     }
 
-    /// The successors of what ended, with what to add to their counts; and whether something ended
-    /// that has none, so that the run may be done.
-    fn successors(&self, ended: &[Ended]) -> Result<(Vec<Value>, bool), StoreError> {
-        let dag = Arc::clone(&self.run.dag);
-        let mut deltas: BTreeMap<petgraph::graph::NodeIndex, Delta> = BTreeMap::new();
-        let mut sinks = false;
-        for end in ended {
-            let node = dag.node(&end.instance.task).ok_or_else(|| StoreError::Corrupt {
-                what: "task instance",
-                detail: format!("no task {} in its DAG", end.instance.task),
-            })?;
-            let mut successors = dag.graph.neighbors_directed(node, Direction::Outgoing).peekable();
-            sinks |= successors.peek().is_none();
-            for successor in successors {
-                deltas.entry(successor).or_default().add(end.state);
-            }
+    /// What follows each task that something of ended in this round.
+    fn below(&self, ended: &[(InstanceKey, TaskState)]) -> Result<Vec<Below>, StoreError> {
+        let mut by_task: BTreeMap<(RunKey, &TaskId), Delta> = BTreeMap::new();
+        for (key, state) in ended {
+            by_task.entry(((key.tenant.clone(), key.run), &key.instance.task)).or_default().add(*state);
         }
-        let mut touched = Vec::new();
-        for (node, delta) in deltas {
-            for instance in super::create::instances_of(&dag, &dag.graph[node].id) {
-                let counts = json!({
-                    "succeeded": delta.succeeded, "failed": delta.failed,
-                    "upstream_failed": delta.upstream_failed, "skipped": delta.skipped,
-                });
-                touched.push(extend(no_change(&instance), counts));
-            }
+        let mut all = Vec::new();
+        for ((run_key, id), delta) in by_task {
+            let Some(run) = self.runs.get(&run_key) else { continue };
+            let successors = successors(&run_key, &run.dag, id)?;
+            all.push(Below { run: run_key, delta, successors });
         }
-        Ok((touched, sinks))
+        Ok(all)
     }
 
-    /// Adds to the counts of the touched instances; the row locks make the sums right under races.
-    async fn count(&self, touched: Vec<Value>) -> Result<Vec<(InstanceKey, InstanceView)>, StoreError> {
-        let columns = [
-            ("task", Kind::Text),
-            ("element", Kind::Int),
-            ("succeeded", Kind::Int),
-            ("failed", Kind::Int),
-            ("upstream_failed", Kind::Int),
-            ("skipped", Kind::Int),
-        ];
-        let sql = format!(
-            "UPDATE task_instance SET up_succeeded = up_succeeded + r.succeeded, up_failed = up_failed + r.failed, \
-             up_upstream_failed = up_upstream_failed + r.upstream_failed, up_skipped = up_skipped + r.skipped \
-             FROM {} WHERE task_instance.tenant = $2 AND task_instance.run = $3 AND task_instance.task = r.task \
-             AND task_instance.element = r.element AND task_instance.current \
-             RETURNING task_instance.tenant, task_instance.run, task_instance.task, task_instance.element, \
-             task_instance.generation, task_instance.state, ordinal, up_total, up_succeeded, up_failed, \
-             up_upstream_failed, up_skipped",
-            self.tx.dialect.rows(1, &columns)
-        );
-        let values = vec![param(touched), self.run.tenant.to_string().into(), self.run.run.to_string().into()];
-        let found = self.tx.all("count ended upstreams", &sql, values).await?;
-        let mut views = Vec::with_capacity(found.len());
-        for row in &found {
-            let ordinal: i64 = rows::get(row, "ordinal")?;
-            let key = rows::key(row)?;
-            let task = task(&self.run.dag, &key.instance.task)?;
-            let mut view = InstanceView {
-                id: key.instance.clone(),
-                state: rows::task_state(row)?,
-                rule: task.trigger_rule,
-                upstream: rows::upstream(row)?,
-                condition: Condition::Met,
-            };
-            view.condition = self.condition(task, &view).await?;
-            views.push((ordinal, key, view));
+    /// Remembers the runs in which something ended that leads nowhere: they may be done.
+    fn note_ends(&mut self, below: &[Below]) {
+        for it in below {
+            let leads_on = it.successors.iter().any(|key| {
+                self.unit.current(key).and_then(|key| self.unit.get(key)).is_some_and(|held| !is_terminal(held.state))
+            });
+            if !leads_on {
+                self.may_end.insert(it.run.clone());
+            }
         }
-        // RETURNING promises no order, and the plan is to be the same each time.
-        views.sort_by_key(|(ordinal, _, _)| *ordinal);
-        Ok(views.into_iter().map(|(_, key, view)| (key, view)).collect())
+    }
+
+    /// Plans and makes the moves of the touched instances, run by run; returns what they ended.
+    async fn plan(&mut self, keys: Vec<InstanceKey>) -> Result<Vec<(InstanceKey, TaskState)>, StoreError> {
+        let mut by_run: BTreeMap<RunKey, Vec<InstanceKey>> = BTreeMap::new();
+        for key in keys {
+            by_run.entry((key.tenant.clone(), key.run)).or_default().push(key);
+        }
+        let mut ended = Vec::new();
+        for (run_key, mut keys) in by_run {
+            let Some(run) = self.runs.get(&run_key).cloned() else { continue };
+            // Same snapshot, same plan: in the order of the DAG.
+            keys.sort_by_key(|key| self.unit.get(key).map(|held| held.ordinal));
+            let mut by_instance = BTreeMap::new();
+            let mut instances = Vec::with_capacity(keys.len());
+            for key in keys {
+                instances.push(self.view(&run, &key).await?);
+                by_instance.insert(key.instance.clone(), key);
+            }
+            let planned =
+                plan(&Snapshot { run: run.state, instances, tally: None }, &self.store.limits, self.unit.tx.now);
+            for action in planned.actions {
+                let Action::MoveTask { instance, transition, reason } = action else { continue };
+                let Some(key) = by_instance.remove(&instance) else { continue };
+                let (event, reason) = match transition.event() {
+                    TaskEvent::BecameReady => self.make_ready(&run, &key).await?,
+                    event => (event, reason),
+                };
+                let state = self.unit.move_task(&key, event, reason)?;
+                if is_terminal(state) {
+                    ended.push((key, state));
+                }
+            }
+        }
+        Ok(ended)
+    }
+
+    /// What becomes of an instance that may be ready: the first element of a fan-out makes the others.
+    async fn make_ready(&mut self, run: &RunRow, key: &InstanceKey) -> Result<(TaskEvent, Option<Reason>), StoreError> {
+        let task = task(&run.dag, &key.instance.task)?;
+        let is_first = self.unit.get(key).is_some_and(|held| held.item.is_none());
+        if task.for_each.is_none() || !is_first {
+            return Ok((TaskEvent::BecameReady, None));
+        }
+        let (event, reason, width) = fan_out::expand(self.unit, run, key, task).await?;
+        if width > 1 {
+            let node = run.dag.node(&task.id);
+            let below = node.into_iter().flat_map(|node| run.dag.graph.neighbors(node));
+            let instances = below.flat_map(|node| super::create::instances_of(&run.dag, &run.dag.graph[node].id));
+            let keys = instances.map(|instance| any_generation(&InstanceKey { instance, ..key.clone() })).collect();
+            fan_out::widen(self.unit, keys, width - 1).await?;
+        }
+        Ok((event, reason))
+    }
+
+    /// The next elements of fan-outs of which elements have ended.
+    async fn release(&mut self, ended: &[(InstanceKey, TaskState)]) -> Result<Vec<InstanceKey>, StoreError> {
+        let mut by_task: BTreeMap<InstanceKey, usize> = BTreeMap::new();
+        for (key, _) in ended {
+            let Some(run) = self.runs.get(&(key.tenant.clone(), key.run)) else { continue };
+            let task = task(&run.dag, &key.instance.task)?;
+            if task.for_each.is_some() && task.max_in_flight.is_some() && run.state != RunState::Canceling {
+                let instance = InstanceId::new(task.id.clone(), Some(0));
+                *by_task.entry(any_generation(&InstanceKey { instance, ..key.clone() })).or_default() += 1;
+            }
+        }
+        let released = fan_out::release(self.unit, by_task).await?;
+        self.released.extend(released.iter().cloned());
+        Ok(released)
+    }
+
+    fn is_held_back(&self, task: &Task, key: &InstanceKey) -> bool {
+        let is_element = key.instance.index.is_some_and(|index| index > 0);
+        task.for_each.is_some() && task.max_in_flight.is_some() && is_element && !self.released.contains(key)
+    }
+
+    async fn view(&mut self, run: &RunRow, key: &InstanceKey) -> Result<InstanceView, StoreError> {
+        let held = self.unit.get(key).ok_or_else(|| StoreError::Corrupt {
+            what: "task instance",
+            detail: format!("{} is not held", key.instance),
+        })?;
+        let task = task(&run.dag, &key.instance.task)?;
+        let mut view = InstanceView {
+            id: key.instance.clone(),
+            state: held.state,
+            rule: task.trigger_rule,
+            upstream: held.upstream,
+            condition: Condition::Met,
+            is_held_back: self.is_held_back(task, key),
+        };
+        view.condition = self.condition(run, key, task, &view).await?;
+        Ok(view)
     }
 
     /// Evaluates `if`, once the trigger rule is met.
-    async fn condition(&self, task: &Task, view: &InstanceView) -> Result<Condition, StoreError> {
+    async fn condition(
+        &mut self,
+        run: &RunRow,
+        key: &InstanceKey,
+        task: &Task,
+        view: &InstanceView,
+    ) -> Result<Condition, StoreError> {
         let Some(condition) = &task.condition else { return Ok(Condition::Met) };
-        let met = view.upstream.total == 0 || view.rule.judge(&view.upstream) == Verdict::Ready;
-        if !met || view.state != TaskState::Waiting || self.run.state == RunState::Canceling {
+        if task.for_each.is_some() && view.id.index != Some(0) {
+            // It was asked for all elements when the first one began.
             return Ok(Condition::Met);
         }
-        let facts = work::run_facts(self.tx.inner(), &self.run.tenant, self.run.run).await?;
-        let scope = work::scope(self.tx.inner(), &facts, task, view.id.index, condition).await?;
+        let met = view.upstream.total == 0 || view.rule.judge(&view.upstream) == Verdict::Ready;
+        if !met || view.state != TaskState::Waiting || run.state == RunState::Canceling {
+            return Ok(Condition::Met);
+        }
+        // It may read outputs that this very unit records.
+        self.unit.flush().await?;
+        let facts = work::run_facts(self.unit.tx.inner(), &key.tenant, key.run).await?;
+        let scope = work::scope(self.unit.tx.inner(), &facts, task, view.id.index, condition).await?;
         Ok(match crate::template::condition(condition, &scope) {
             Ok(true) => Condition::Met,
             Ok(false) => Condition::NotMet,
@@ -221,120 +316,122 @@ impl Advance<'_> {
         })
     }
 
-    /// Plans and writes the moves; returns the instances that they ended.
-    async fn apply(
-        &mut self,
-        views: Vec<(InstanceKey, InstanceView)>,
-        tally: Option<Tally>,
-    ) -> Result<Vec<Ended>, StoreError> {
-        let keys: BTreeMap<_, _> = views.iter().map(|(key, view)| (view.id.clone(), key.clone())).collect();
-        let instances = views.into_iter().map(|(_, view)| view).collect();
-        let snapshot = Snapshot { run: self.run.state, instances, tally };
-        let planned = plan(&snapshot, &self.store.limits, self.tx.now);
-        let mut moves = Vec::new();
-        for action in planned.actions {
-            match action {
-                Action::MoveRun { transition } => self.move_run(transition).await?,
-                Action::MoveTask { instance, transition, reason } => {
-                    if let Some(key) = keys.get(&instance) {
-                        moves.push((key.clone(), transition, reason));
+    /// Gives what was just made ready to the worker that finished its upstreams, if nobody else waits:
+    /// no more per tenant than the tenant has just given back, and none of a pool, whose slots others
+    /// may wait for.
+    pub(super) fn claim_ready(&mut self, next: Option<&Next>) -> Result<Vec<Claim>, StoreError> {
+        let Some(next) = next.filter(|next| !next.others_wait) else { return Ok(Vec::new()) };
+        let mut claims = Vec::new();
+        let mut left: BTreeMap<TenantId, usize> = BTreeMap::new();
+        for key in self.unit.keys_in(TaskState::Ready) {
+            let pooled = self.unit.get(&key).is_none_or(|held| held.pool.is_some());
+            if pooled || claims.len() >= next.request.limit || !next.request.scope.contains(&key) {
+                continue;
+            }
+            let returned = || self.unit.returned(&key.tenant);
+            let left = left.entry(key.tenant.clone()).or_insert_with(returned);
+            if *left > 0 {
+                *left -= 1;
+                claims.push(self.unit.claim(&key, next.request.session)?);
+            }
+        }
+        Ok(claims)
+    }
+
+    /// Flushes the unit and ends the runs in which nothing is open. Returns where all of them stand.
+    ///
+    /// The runs' rows are locked before the look: of two transactions that end a run's last two tasks
+    /// at once, the second sees what the first wrote.
+    pub(super) async fn end_runs(mut self) -> Result<BTreeMap<RunKey, RunState>, StoreError> {
+        self.unit.flush().await?;
+        if !self.may_end.is_empty() {
+            let moved = self.ended_runs().await?;
+            if !moved.is_empty() {
+                for (key, made, version) in &moved {
+                    self.unit.note(run_event(&key.0, key.1, *version, *made));
+                    if let Some(run) = self.runs.get_mut(key) {
+                        run.state = made.to();
                     }
+                }
+                self.unit.also(move_runs(self.unit.tx, &moved));
+                self.unit.flush().await?;
+            }
+        }
+        Ok(self.runs.into_iter().map(|(key, run)| (key, run.state)).collect())
+    }
+
+    async fn ended_runs(&mut self) -> Result<Vec<(RunKey, Transition<RunState>, i64)>, StoreError> {
+        let tx = self.unit.tx;
+        let named: Vec<Value> =
+            self.may_end.iter().map(|(tenant, run)| json!({ "tenant": tenant, "run": run.to_string() })).collect();
+        let source = tx.dialect.rows(1, &[("tenant", Kind::Text), ("run", Kind::Text)]);
+        let sql = format!(
+            "SELECT u.tenant, u.run, u.state, u.version FROM {source} JOIN run u ON u.tenant = r.tenant \
+             AND u.run = r.run ORDER BY u.tenant, u.run{}",
+            tx.dialect.lock("u")
+        );
+        let locked = tx.all("lock the runs", &sql, vec![param(named.clone())]).await?;
+        let some = |states: &str| {
+            format!(
+                "EXISTS (SELECT 1 FROM task_instance t WHERE t.tenant = r.tenant AND t.run = r.run AND t.current \
+                 AND t.state IN ({states}))"
+            )
+        };
+        let sql = format!(
+            "SELECT r.tenant, r.run, {} AS open, {} AS failed FROM {source}",
+            some("'waiting', 'ready', 'running', 'retry_wait'"),
+            some("'failed', 'upstream_failed', 'quarantined'"),
+        );
+        let mut tallies = BTreeMap::new();
+        for row in &tx.all("look for what is open", &sql, vec![param(named)]).await? {
+            let (open, failed): (bool, bool) = (rows::get(row, "open")?, rows::get(row, "failed")?);
+            tallies.insert(run_key(row)?, Tally { open: open.into(), failed: failed.into() });
+        }
+        let mut moved = Vec::new();
+        for row in &locked {
+            let (key, state, version) = (run_key(row)?, rows::run_state(row)?, rows::get::<i64>(row, "version")?);
+            if let Some(run) = self.runs.get_mut(&key) {
+                run.state = state;
+            }
+            let snapshot = Snapshot { run: state, instances: Vec::new(), tally: tallies.get(&key).copied() };
+            for action in plan(&snapshot, &self.store.limits, tx.now).actions {
+                if let Action::MoveRun { transition } = action {
+                    moved.push((key.clone(), transition, version + 1));
                 }
             }
         }
-        self.move_tasks(moves).await
-    }
-
-    async fn move_tasks(
-        &mut self,
-        moves: Vec<(InstanceKey, Transition<TaskState>, Option<Reason>)>,
-    ) -> Result<Vec<Ended>, StoreError> {
-        if moves.is_empty() {
-            return Ok(Vec::new());
-        }
-        let written: Vec<_> = moves.iter().map(|(key, made, reason)| move_row(key, *made, reason.as_ref())).collect();
-        let columns = [
-            ("old_state", Kind::Text),
-            ("new_state", Kind::Text),
-            ("reason", Kind::Text),
-            ("is_ready", Kind::Bool),
-            ("is_over", Kind::Bool),
-        ];
-        let sql = format!(
-            "UPDATE task_instance SET state = r.new_state, version = task_instance.version + 1, reason = r.reason, \
-             ready_at = CASE WHEN r.is_ready THEN $2 ELSE task_instance.ready_at END, \
-             finished_at = CASE WHEN r.is_over THEN $2 ELSE task_instance.finished_at END \
-             FROM {} WHERE {} AND task_instance.state = r.old_state \
-             RETURNING task_instance.tenant, task_instance.run, task_instance.task, task_instance.element, \
-             task_instance.generation, task_instance.version",
-            keyed_rows(self.tx.dialect, 1, &columns),
-            InstanceKey::join("task_instance")
-        );
-        let found = self.tx.all("move task instances", &sql, vec![param(written), self.tx.now.into()]).await?;
-        let mut versions = BTreeMap::new();
-        for row in &found {
-            versions.insert(rows::key(row)?, rows::get::<i64>(row, "version")?);
-        }
-        let mut ended = Vec::new();
-        for (key, made, reason) in moves {
-            let Some(&version) = versions.get(&key) else { continue };
-            self.events.push(task_event(&key, version, made, None, reason.as_ref()));
-            if is_terminal(made.to()) {
-                ended.push(Ended { instance: key.instance, state: made.to() });
-            }
-        }
-        Ok(ended)
-    }
-
-    async fn move_run(&mut self, made: Transition<RunState>) -> Result<(), StoreError> {
-        let sql = "UPDATE run SET state = $1, version = version + 1, \
-                   started_at = CASE WHEN started_at IS NULL THEN $2 ELSE started_at END, \
-                   finished_at = CASE WHEN $3 THEN $2 ELSE finished_at END \
-                   WHERE tenant = $4 AND run = $5 AND state = $6 RETURNING version";
-        let values = vec![
-            made.to().as_str().into(),
-            self.tx.now.into(),
-            is_terminal(made.to()).into(),
-            self.run.tenant.to_string().into(),
-            self.run.run.to_string().into(),
-            made.from().as_str().into(),
-        ];
-        let found = self.tx.all("move the run", sql, values).await?;
-        if let Some(row) = found.first() {
-            self.run.version = rows::get(row, "version")?;
-            self.run.state = made.to();
-            self.events.push(run_event(&self.run.tenant, self.run.run, self.run.version, made));
-        }
-        Ok(())
-    }
-
-    /// Ends the run if nothing is open. The run's row is locked first: of two transactions that end
-    /// its last two tasks at once, the second sees what the first wrote.
-    async fn end_if_done(&mut self) -> Result<(), StoreError> {
-        let (tenant, run) = (self.run.tenant.to_string(), self.run.run.to_string());
-        let sql = format!("SELECT state FROM run WHERE tenant = $1 AND run = $2{}", self.tx.dialect.lock("run"));
-        let found = self.tx.all("lock the run", &sql, vec![tenant.clone().into(), run.clone().into()]).await?;
-        if let Some(row) = found.first() {
-            self.run.state = rows::run_state(row)?;
-        }
-        let sql = "SELECT COUNT(CASE WHEN state IN ('waiting', 'ready', 'running', 'retry_wait') THEN 1 END) AS open, \
-                   COUNT(CASE WHEN state IN ('failed', 'upstream_failed', 'quarantined') THEN 1 END) AS failed \
-                   FROM task_instance WHERE tenant = $1 AND run = $2 AND current";
-        let found = self.tx.all("count what is open", sql, vec![tenant.into(), run.into()]).await?;
-        let Some(row) = found.first() else { return Ok(()) };
-        let tally = Tally { open: rows::count(row, "open")?.into(), failed: rows::count(row, "failed")?.into() };
-        self.apply(Vec::new(), Some(tally)).await?;
-        Ok(())
+        Ok(moved)
     }
 }
 
-fn move_row(key: &InstanceKey, made: Transition<TaskState>, reason: Option<&Reason>) -> Value {
-    let row = json!({
-        "old_state": made.from().as_str(),
-        "new_state": made.to().as_str(),
-        "reason": reason.map(|reason| json!(reason).to_string()),
-        "is_ready": made.to() == TaskState::Ready,
-        "is_over": is_terminal(made.to()),
+/// The key of an instance's row, whatever its generation.
+fn any_generation(key: &InstanceKey) -> InstanceKey {
+    InstanceKey { generation: Generation(0), ..key.clone() }
+}
+
+/// The run that a row is about.
+pub(super) fn run_key(row: &sea_orm::QueryResult) -> Result<RunKey, StoreError> {
+    Ok((rows::parse(row, "tenant", TenantId::parse)?, rows::parse(row, "run", RunId::parse)?))
+}
+
+/// Moves of runs whose rows this transaction has locked or inserted, with their new versions.
+pub(super) fn move_runs(tx: &super::tx::Tx, moved: &[(RunKey, Transition<RunState>, i64)]) -> Part {
+    let columns = [
+        ("tenant", Kind::Text),
+        ("run", Kind::Text),
+        ("new_state", Kind::Text),
+        ("new_version", Kind::Int),
+        ("is_over", Kind::Bool),
+    ];
+    let rows = moved.iter().map(|((tenant, run), made, version)| {
+        json!({ "tenant": tenant, "run": run.to_string(), "new_state": made.to().as_str(), "new_version": version,
+                "is_over": is_terminal(made.to()) })
     });
-    extend(key.json(), row)
+    let sql = format!(
+        "UPDATE run SET state = r.new_state, version = r.new_version, started_at = COALESCE(run.started_at, $2), \
+         finished_at = CASE WHEN r.is_over THEN $2 ELSE run.finished_at END \
+         FROM {} WHERE run.tenant = r.tenant AND run.run = r.run",
+        tx.dialect.rows(1, &columns)
+    );
+    Part { what: "move runs", sql, values: vec![param(rows.collect()), tx.now.into()] }
 }

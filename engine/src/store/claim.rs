@@ -1,20 +1,25 @@
 //! Claiming: ready task instances become attempts of a session, each under a new epoch.
 //!
-//! Postgres picks the rows in a materialized CTE with SKIP LOCKED, so claimers never wait for each
-//! other; SQLite has one writer. The epoch that a claim raises is the fencing token of every later
-//! write for the attempt.
+//! Which tenants get the free slots is decided by [`share`] (pure, in `plan`); which of a tenant's
+//! ready instances, by priority and age, is read from an index. Postgres locks with SKIP LOCKED, so
+//! claimers never wait for each other; SQLite has one writer. Slots of pools and of tenants' quotas
+//! are held by running attempts and counted from them: there is no counter to leak. Two claimers can
+//! not exceed one, since each locks the limit's row before it counts.
+//!
+//! The epoch that a claim raises is the fencing token of every later write for the attempt.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::StoreError;
 use super::dialect::Kind;
-use super::events::{Holder, task_event};
-use super::rows::{self, InstanceKey, extend, keyed_rows, param};
+use super::rows::{self, InstanceKey, param};
 use super::tx::{Tx, Write};
-use crate::id::{AttemptNumber, DagId, Incarnation, RunId, SessionId, TenantId};
-use crate::run::{AttemptState, TaskEvent, TaskState, transition};
-use crate::store::Store;
+use super::unit::{HELD, UnitOfWork};
+use super::{Store, StoreError};
+use crate::id::{RunId, SessionId, TenantId};
+use crate::plan::{Micros, TenantLoad, share};
 use crate::task::AttemptIdentity;
 
 /// Whose ready task instances to claim.
@@ -31,6 +36,29 @@ pub enum ClaimScope {
     },
 }
 
+impl ClaimScope {
+    /// Whether an instance is within it.
+    pub(super) fn contains(&self, key: &InstanceKey) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Run { tenant, run } => key.tenant == *tenant && key.run == *run,
+        }
+    }
+}
+
+/// What a session asks for.
+#[derive(Debug, Clone)]
+pub struct ClaimRequest {
+    /// Who will hold the attempts.
+    pub session: SessionId,
+    /// Whose tasks.
+    pub scope: ClaimScope,
+    /// Free slots.
+    pub limit: usize,
+    /// Slots that each tenant used lately on this worker, as an average; who used many waits.
+    pub lately: BTreeMap<TenantId, f64>,
+}
+
 /// A claimed attempt: recorded before it begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
@@ -38,27 +66,29 @@ pub struct Claim {
     pub identity: AttemptIdentity,
     /// The task instance's seed.
     pub seed: u64,
+    /// The element of a `for_each`, as JSON.
+    pub item: Option<String>,
+    /// When the instance has to end, over all its attempts.
+    pub end_by: Option<Micros>,
 }
 
 impl Store {
-    /// Claims up to `limit` ready task instances for `session`: by priority, then by age.
+    /// Claims up to `request.limit` ready task instances: tenants by fair share, then by priority and
+    /// age. Fewer than asked for means that nothing else may start now.
     ///
     /// # Errors
     /// The database's.
-    pub async fn claim(&self, session: SessionId, scope: &ClaimScope, limit: usize) -> Result<Vec<Claim>, StoreError> {
-        if limit == 0 {
+    pub async fn claim(&self, request: &ClaimRequest) -> Result<Vec<Claim>, StoreError> {
+        if request.limit == 0 {
             return Ok(Vec::new());
         }
-        self.write(&ClaimReady { session, scope, limit, incarnation: self.incarnation }).await
+        self.write(&ClaimReady { store: self, request }).await
     }
 }
 
-/// The claim as a step of a transaction.
-pub(super) struct ClaimReady<'a> {
-    pub(super) session: SessionId,
-    pub(super) scope: &'a ClaimScope,
-    pub(super) limit: usize,
-    pub(super) incarnation: Incarnation,
+struct ClaimReady<'a> {
+    store: &'a Store,
+    request: &'a ClaimRequest,
 }
 
 #[async_trait]
@@ -67,69 +97,207 @@ impl Write for ClaimReady<'_> {
     const WHAT: &'static str = "claim ready task instances";
 
     async fn apply(&self, tx: &Tx) -> Result<Vec<Claim>, StoreError> {
-        let made = transition(TaskState::Ready, TaskEvent::Claimed)?;
-        let mut values: Vec<sea_orm::Value> = vec![
-            self.session.to_string().into(),
-            tx.now.into(),
-            i64::try_from(self.limit).unwrap_or(i64::MAX).into(),
-            self.incarnation.0.into(),
-        ];
-        let filter = match self.scope {
-            ClaimScope::Any => "",
-            ClaimScope::Run { tenant, run } => {
-                values.extend([tenant.to_string().into(), run.to_string().into()]);
-                " AND tenant = $5 AND run = $6"
-            }
-        };
-        let sql = format!(
-            "WITH picked AS MATERIALIZED (\
-             SELECT tenant, run, task, element, generation FROM task_instance \
-             WHERE state = '{from}' AND EXISTS (SELECT 1 FROM worker_session s WHERE s.session = $1 AND NOT s.revoked)\
-             {filter} ORDER BY priority DESC, ready_at, tenant, run, ordinal LIMIT $3{lock}) \
-             UPDATE task_instance SET state = '{to}', epoch = task_instance.epoch + 1, \
-             attempts = task_instance.attempts + 1, version = task_instance.version + 1, session = $1, \
-             incarnation = $4, reason = NULL, \
-             started_at = CASE WHEN task_instance.started_at IS NULL THEN $2 ELSE task_instance.started_at END \
-             FROM picked AS r WHERE {key} AND task_instance.state = '{from}' \
-             RETURNING task_instance.tenant, task_instance.run, task_instance.task, task_instance.element, \
-             task_instance.generation, epoch, attempts, version, seed, ordinal, dag",
-            from = made.from(),
-            to = made.to(),
-            lock = tx.dialect.skip_locked(),
-            key = InstanceKey::join("task_instance"),
-        );
-        let found = tx.all(Self::WHAT, &sql, values).await?;
-        let mut claims = Vec::with_capacity(found.len());
-        let mut events = Vec::with_capacity(found.len());
-        for row in &found {
-            let key = rows::key(row)?;
-            let claim = read_claim(row, &key)?;
-            let holder = Holder { attempt: claim.identity.attempt, epoch: claim.identity.epoch, session: self.session };
-            events.push(task_event(&key, rows::get(row, "version")?, made, Some(holder), None));
-            claims.push((rows::get::<i64>(row, "ordinal")?, claim));
-        }
-        claims.sort_by_key(|(ordinal, _)| *ordinal);
-        let claims: Vec<_> = claims.into_iter().map(|(_, claim)| claim).collect();
-        insert_attempts(tx, self.session, &claims).await?;
-        tx.append_events(events).await?;
+        let mut unit = UnitOfWork::new(tx, self.store.incarnation);
+        let claims = claim_into(&mut unit, self.request, self.request.limit).await?;
+        unit.flush().await?;
         Ok(claims)
     }
 }
 
-fn read_claim(row: &sea_orm::QueryResult, key: &InstanceKey) -> Result<Claim, StoreError> {
-    let seed: i64 = rows::get(row, "seed")?;
-    Ok(Claim {
-        identity: AttemptIdentity {
-            tenant: key.tenant.clone(),
-            dag: rows::parse(row, "dag", DagId::parse)?,
-            run: key.run,
-            instance: key.instance.clone(),
-            generation: key.generation,
-            attempt: AttemptNumber(rows::get(row, "attempts")?),
-            epoch: rows::epoch(row)?,
-        },
-        seed: seed.cast_unsigned(),
-    })
+/// Claims within a unit of work whose earlier moves are flushed; the caller flushes the claims.
+pub(super) async fn claim_into(
+    unit: &mut UnitOfWork<'_>,
+    request: &ClaimRequest,
+    limit: usize,
+) -> Result<Vec<Claim>, StoreError> {
+    let mut claims = Vec::new();
+    let mut limits = Limits::default();
+    if let ClaimScope::Run { tenant, .. } = &request.scope {
+        return claim_of(unit, request, tenant, limit, &mut limits).await;
+    }
+    let loads = loads(unit.tx, request).await?;
+    let without = loads.iter().filter(|load| load.quota.is_none());
+    limits.tenants.extend(without.map(|load| (load.tenant.clone(), None)));
+    let mut left = limit;
+    // Who is given more slots than it has ready tasks leaves some to the others.
+    let mut drained = BTreeSet::new();
+    while left > 0 {
+        let open: Vec<TenantLoad> = loads.iter().filter(|load| !drained.contains(&load.tenant)).cloned().collect();
+        if open.is_empty() {
+            break;
+        }
+        for (tenant, slots) in share(&open, left) {
+            let got = claim_of(unit, request, &tenant, slots, &mut limits).await?;
+            left -= got.len();
+            if got.len() < slots {
+                drained.insert(tenant);
+            }
+            claims.extend(got);
+        }
+        if drained.is_empty() {
+            break;
+        }
+    }
+    Ok(claims)
+}
+
+/// Tenants that have something ready, with what they use.
+async fn loads(tx: &Tx, request: &ClaimRequest) -> Result<Vec<TenantLoad>, StoreError> {
+    // A walk from tenant to tenant along the index, whatever number of tasks each has ready.
+    let sql = "WITH RECURSIVE queue (tenant) AS (\
+               SELECT MIN(tenant) FROM task_instance WHERE state = 'ready' UNION ALL \
+               SELECT (SELECT MIN(t.tenant) FROM task_instance t WHERE t.state = 'ready' AND t.tenant > queue.tenant) \
+               FROM queue WHERE queue.tenant IS NOT NULL) \
+               SELECT q.tenant, COALESCE(n.weight, 1.0) AS weight, n.running_tasks, \
+               (SELECT COUNT(*) FROM task_instance t WHERE t.state = 'running' AND t.tenant = q.tenant) AS running \
+               FROM queue q LEFT JOIN tenant n ON n.tenant = q.tenant WHERE q.tenant IS NOT NULL ORDER BY q.tenant";
+    let found = tx.all("read who has ready tasks", sql, vec![]).await?;
+    let mut loads = Vec::with_capacity(found.len());
+    for row in &found {
+        let tenant = rows::parse(row, "tenant", TenantId::parse)?;
+        let quota: Option<i64> = rows::get(row, "running_tasks")?;
+        loads.push(TenantLoad {
+            weight: rows::get(row, "weight")?,
+            running: rows::count(row, "running")?,
+            lately: request.lately.get(&tenant).copied().unwrap_or(0.0),
+            quota: quota.and_then(|quota| u32::try_from(quota).ok()),
+            tenant,
+        });
+    }
+    Ok(loads)
+}
+
+/// Limits that this transaction has locked, and the slots that are left of each.
+#[derive(Default)]
+struct Limits {
+    tenants: BTreeMap<TenantId, Option<usize>>,
+    pools: BTreeMap<String, Option<usize>>,
+}
+
+/// Claims up to `slots` of one tenant's ready instances.
+async fn claim_of(
+    unit: &mut UnitOfWork<'_>,
+    request: &ClaimRequest,
+    tenant: &TenantId,
+    slots: usize,
+    limits: &mut Limits,
+) -> Result<Vec<Claim>, StoreError> {
+    let mut claims = Vec::new();
+    let mut exhausted: BTreeSet<String> = BTreeSet::new();
+    while claims.len() < slots {
+        let room = limits.tenant(unit.tx, tenant).await?.unwrap_or(usize::MAX);
+        let wanted = (slots - claims.len()).min(room);
+        if wanted == 0 {
+            break;
+        }
+        let candidates = pick(unit, request, tenant, wanted, &exhausted).await?;
+        let (found, known) = (candidates.len(), exhausted.len());
+        for key in candidates {
+            let pool = unit.get(&key).and_then(|held| held.pool.clone());
+            if let Some(pool) = pool {
+                match limits.pool(unit.tx, &pool).await? {
+                    Some(0) => {
+                        exhausted.insert(pool);
+                        continue;
+                    }
+                    Some(left) => limits.pools.insert(pool, Some(left - 1)),
+                    None => None,
+                };
+            }
+            if let Some(Some(left)) = limits.tenants.get_mut(tenant) {
+                *left -= 1;
+            }
+            claims.push(unit.claim(&key, request.session)?);
+        }
+        // Fewer than wanted: nothing else is ready. More may be behind those of a pool that is full.
+        if found < wanted || exhausted.len() == known {
+            break;
+        }
+    }
+    Ok(claims)
+}
+
+/// Locks the next ready instances of a tenant, without those of `exhausted` pools.
+async fn pick(
+    unit: &mut UnitOfWork<'_>,
+    request: &ClaimRequest,
+    tenant: &TenantId,
+    wanted: usize,
+    exhausted: &BTreeSet<String>,
+) -> Result<Vec<InstanceKey>, StoreError> {
+    let dialect = unit.tx.dialect;
+    let mut values: Vec<sea_orm::Value> = vec![
+        tenant.to_string().into(),
+        i64::try_from(wanted).unwrap_or(i64::MAX).into(),
+        request.session.to_string().into(),
+    ];
+    // A session that was revoked, or that never was, claims nothing.
+    let mut filter = " AND EXISTS (SELECT 1 FROM worker_session s WHERE s.session = $3 AND NOT s.revoked)".to_owned();
+    if let ClaimScope::Run { run, .. } = &request.scope {
+        values.push(run.to_string().into());
+        filter.push_str(" AND t.run = $4");
+    }
+    if !exhausted.is_empty() {
+        values.push(param(exhausted.iter().map(|pool| json!({ "pool": pool })).collect()));
+        let n = u8::try_from(values.len()).unwrap_or(u8::MAX);
+        let full = dialect.rows(n, &[("pool", Kind::Text)]);
+        filter.push_str(&format!(" AND (t.pool IS NULL OR t.pool NOT IN (SELECT r.pool FROM {full}))"));
+    }
+    let sql = format!(
+        "SELECT {HELD} FROM task_instance t WHERE t.state = 'ready' AND t.tenant = $1{filter} \
+         ORDER BY t.priority DESC, t.ready_at, t.run, t.ordinal LIMIT $2{}",
+        dialect.skip_locked()
+    );
+    let keys = unit.lock("pick ready task instances", &sql, values).await?;
+    // What this very unit has moved on is not ready any more, whatever the database still says.
+    Ok(keys.into_iter().filter(|key| unit.is_ready(key)).collect())
+}
+
+impl Limits {
+    /// Slots left of a tenant's quota; `None` = it has none.
+    async fn tenant(&mut self, tx: &Tx, tenant: &TenantId) -> Result<Option<usize>, StoreError> {
+        if let Some(known) = self.tenants.get(tenant) {
+            return Ok(*known);
+        }
+        let sql = format!(
+            "SELECT n.running_tasks FROM tenant n WHERE n.tenant = $1 AND n.running_tasks IS NOT NULL{}",
+            tx.dialect.lock("n")
+        );
+        let found = tx.all("lock a tenant's quota", &sql, vec![tenant.to_string().into()]).await?;
+        let left = match found.first() {
+            None => None,
+            Some(row) => {
+                let sql = "SELECT COUNT(*) AS used FROM task_instance WHERE state = 'running' AND tenant = $1";
+                Some(left(rows::get(row, "running_tasks")?, tx, sql, tenant.as_str()).await?)
+            }
+        };
+        self.tenants.insert(tenant.clone(), left);
+        Ok(left)
+    }
+
+    /// Slots left of a pool; `None` = nobody has set its size.
+    async fn pool(&mut self, tx: &Tx, pool: &str) -> Result<Option<usize>, StoreError> {
+        if let Some(known) = self.pools.get(pool) {
+            return Ok(*known);
+        }
+        let sql = format!("SELECT p.slots FROM pool p WHERE p.pool = $1{}", tx.dialect.lock("p"));
+        let found = tx.all("lock a pool", &sql, vec![pool.into()]).await?;
+        let left = match found.first() {
+            None => None,
+            Some(row) => {
+                let sql = "SELECT COUNT(*) AS used FROM task_instance WHERE state = 'running' AND pool = $1";
+                Some(left(rows::get(row, "slots")?, tx, sql, pool).await?)
+            }
+        };
+        self.pools.insert(pool.to_owned(), left);
+        Ok(left)
+    }
+}
+
+async fn left(slots: i64, tx: &Tx, sql: &str, name: &str) -> Result<usize, StoreError> {
+    let found = tx.all("count the slots in use", sql, vec![name.into()]).await?;
+    let used: i64 = found.first().map_or(Ok(0), |row| rows::get(row, "used"))?;
+    Ok(usize::try_from(slots - used).unwrap_or(0))
 }
 
 /// The key of an attempt's task instance.
@@ -140,26 +308,4 @@ pub(super) fn key_of(identity: &AttemptIdentity) -> InstanceKey {
         instance: identity.instance.clone(),
         generation: identity.generation,
     }
-}
-
-async fn insert_attempts(tx: &Tx, session: SessionId, claims: &[Claim]) -> Result<(), StoreError> {
-    if claims.is_empty() {
-        return Ok(());
-    }
-    let attempts: Vec<Value> = claims
-        .iter()
-        .map(|claim| {
-            let fields = json!({ "attempt": claim.identity.attempt.0, "epoch": claim.identity.epoch.0 });
-            extend(key_of(&claim.identity).json(), fields)
-        })
-        .collect();
-    let sql = format!(
-        "INSERT INTO attempt (tenant, run, task, element, generation, attempt, epoch, session, state, started_at) \
-         SELECT r.tenant, r.run, r.task, r.element, r.generation, r.attempt, r.epoch, $2, $3, $4 FROM {}",
-        keyed_rows(tx.dialect, 1, &[("attempt", Kind::Int), ("epoch", Kind::Int)])
-    );
-    let state = AttemptState::Running.as_str();
-    let values = vec![param(attempts), session.to_string().into(), state.into(), tx.now.into()];
-    tx.execute("insert the attempts", &sql, values).await?;
-    Ok(())
 }

@@ -3,20 +3,23 @@
 //! One transaction writes all of it and starts the run, through the same [`advance`] that follows
 //! every finish: the tasks without upstreams become ready by the same rule as all others.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::advance::{self, RunRow};
+use super::advance::{Advance, RunRow};
 use super::dialect::Kind;
-use super::rows::{element, param};
+use super::events::run_event;
+use super::rows::{InstanceKey, element, param};
 use super::tx::{Tx, Write};
+use super::unit::{NewInstance, UnitOfWork, WaitLimits};
 use super::{Store, StoreError};
-use crate::dag::Dag;
-use crate::id::{Digest, InstanceId, RunId, TaskId, TenantId};
+use crate::dag::{Dag, UpstreamCounts};
+use crate::id::{Digest, Generation, InstanceId, RunId, TaskId, TenantId};
 use crate::plan::Micros;
-use crate::run::{RunState, TaskState};
+use crate::run::{RunEvent, RunState, Transition, transition};
 
 /// Why a run exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
@@ -82,95 +85,147 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn create_run(&self, run: &NewRun) -> Result<RunState, StoreError> {
-        self.cache_dag(Arc::clone(&run.dag));
-        self.write(&CreateRun { store: self, run }).await
+        let states = self.create_runs(std::slice::from_ref(run)).await?;
+        Ok(states.first().copied().unwrap_or(RunState::Queued))
+    }
+
+    /// Makes runs and starts them, all or none, in one transaction. Returns their states, in order.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn create_runs(&self, runs: &[NewRun]) -> Result<Vec<RunState>, StoreError> {
+        for run in runs {
+            self.cache_dag(Arc::clone(&run.dag));
+        }
+        let states = self.write(&CreateRuns { store: self, runs }).await?;
+        self.wake();
+        Ok(states)
     }
 }
 
-struct CreateRun<'a> {
+struct CreateRuns<'a> {
     store: &'a Store,
-    run: &'a NewRun,
+    runs: &'a [NewRun],
 }
 
 #[async_trait]
-impl Write for CreateRun<'_> {
-    type Output = RunState;
-    const WHAT: &'static str = "create a run";
+impl Write for CreateRuns<'_> {
+    type Output = Vec<RunState>;
+    const WHAT: &'static str = "create runs";
 
-    async fn apply(&self, tx: &Tx) -> Result<RunState, StoreError> {
-        let new = self.run;
-        insert_version(tx, &new.dag).await?;
-        insert_run(tx, self.store, new).await?;
-        insert_documents(tx, new).await?;
-        let instances = insert_instances(tx, self.store, new).await?;
-        let row = RunRow {
-            tenant: new.tenant.clone(),
-            run: new.run,
-            dag: Arc::clone(&new.dag),
-            state: RunState::Queued,
-            version: 0,
-        };
-        advance::start(self.store, tx, row, instances).await
+    async fn apply(&self, tx: &Tx) -> Result<Vec<RunState>, StoreError> {
+        insert_versions(tx, self.runs).await?;
+        let started = transition(RunState::Queued, RunEvent::Started)?;
+        insert_runs(tx, self.store, self.runs, started).await?;
+        insert_documents(tx, self.runs).await?;
+        let mut unit = UnitOfWork::new(tx, self.store.incarnation);
+        let mut rows = BTreeMap::new();
+        let mut instances = Vec::new();
+        for new in self.runs {
+            unit.note(run_event(&new.tenant, new.run, 1, started));
+            instances.extend(insert_instances(&mut unit, new));
+            let row = RunRow { dag: Arc::clone(&new.dag), state: started.to() };
+            rows.insert((new.tenant.clone(), new.run), row);
+        }
+        let states = Advance::new(self.store, &mut unit, rows).start(instances).await?;
+        let state = |new: &NewRun| states.get(&(new.tenant.clone(), new.run)).copied().unwrap_or(started.to());
+        Ok(self.runs.iter().map(state).collect())
     }
 }
 
-async fn insert_version(tx: &Tx, dag: &Dag) -> Result<(), StoreError> {
-    let sql = "INSERT INTO dag_version (digest, dag, source, created_at) VALUES ($1, $2, $3, $4) \
-               ON CONFLICT (digest) DO NOTHING";
-    let values =
-        vec![dag.version.to_string().into(), dag.id.to_string().into(), dag.source.clone().into(), tx.now.into()];
-    tx.execute("pin the DAG version", sql, values).await?;
+async fn insert_versions(tx: &Tx, runs: &[NewRun]) -> Result<(), StoreError> {
+    let versions: BTreeMap<String, &Dag> = runs.iter().map(|new| (new.dag.version.to_string(), &*new.dag)).collect();
+    for (digest, dag) in versions {
+        let sql = "INSERT INTO dag_version (digest, dag, source, created_at) VALUES ($1, $2, $3, $4) \
+                   ON CONFLICT (digest) DO NOTHING";
+        let values = vec![digest.into(), dag.id.to_string().into(), dag.source.clone().into(), tx.now.into()];
+        tx.execute("pin the DAG version", sql, values).await?;
+    }
     Ok(())
 }
 
-async fn insert_run(tx: &Tx, store: &Store, new: &NewRun) -> Result<(), StoreError> {
-    let sql = "INSERT INTO run (tenant, run, dag, dag_version, kind, state, version, incarnation, seed, params, \
-               tenant_params, logical_time, interval_start, interval_end, priority, created_at) \
-               VALUES ($1, $2, $3, $4, $5, $6, 0, $7, $8, $9, $10, $11, $12, $13, 0, $14)";
-    let values = vec![
-        new.tenant.to_string().into(),
-        new.run.to_string().into(),
-        new.dag.id.to_string().into(),
-        new.dag.version.to_string().into(),
-        new.kind.as_str().into(),
-        RunState::Queued.as_str().into(),
-        store.incarnation.0.into(),
-        new.seed.cast_signed().into(),
-        new.params.to_string().into(),
-        new.tenant_params.to_string().into(),
-        new.logical_time.into(),
-        new.interval.map(|(start, _)| start).into(),
-        new.interval.map(|(_, end)| end).into(),
-        tx.now.into(),
+async fn insert_runs(tx: &Tx, store: &Store, runs: &[NewRun], started: Transition<RunState>) -> Result<(), StoreError> {
+    let columns = [
+        ("tenant", Kind::Text),
+        ("run", Kind::Text),
+        ("dag", Kind::Text),
+        ("dag_version", Kind::Text),
+        ("kind", Kind::Text),
+        ("seed", Kind::Int),
+        ("params", Kind::Text),
+        ("tenant_params", Kind::Text),
+        ("logical_time", Kind::Int),
+        ("interval_start", Kind::Int),
+        ("interval_end", Kind::Int),
     ];
-    tx.execute("insert the run", sql, values).await?;
+    let rows = runs.iter().map(|new| {
+        json!({
+            "tenant": new.tenant, "run": new.run.to_string(), "dag": new.dag.id,
+            "dag_version": new.dag.version.to_string(), "kind": new.kind.as_str(), "seed": new.seed.cast_signed(),
+            "params": new.params.to_string(), "tenant_params": new.tenant_params.to_string(),
+            "logical_time": new.logical_time, "interval_start": new.interval.map(|(start, _)| start),
+            "interval_end": new.interval.map(|(_, end)| end),
+        })
+    });
+    let names: Vec<_> = columns.iter().map(|(name, _)| *name).collect();
+    let sql = format!(
+        "INSERT INTO run ({}, state, version, incarnation, priority, created_at, started_at) \
+         SELECT {}, $2, 1, $3, 0, $4, $4 FROM {}",
+        names.join(", "),
+        names.iter().map(|name| format!("r.{name}")).collect::<Vec<_>>().join(", "),
+        tx.dialect.rows(1, &columns)
+    );
+    let values = vec![param(rows.collect()), started.to().as_str().into(), store.incarnation.0.into(), tx.now.into()];
+    tx.execute("insert the runs", &sql, values).await?;
     Ok(())
 }
 
-async fn insert_documents(tx: &Tx, new: &NewRun) -> Result<(), StoreError> {
-    for document in &new.documents {
-        let digest = Digest::of(document.content.as_bytes()).to_string();
-        let sql = "INSERT INTO document (digest, content) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING";
-        tx.execute("pin a document", sql, vec![digest.clone().into(), document.content.clone().into()]).await?;
-        let sql = "INSERT INTO run_document (tenant, run, task, element, param, path, digest) \
-                   VALUES ($1, $2, $3, $4, $5, $6, $7)";
-        let values = vec![
-            new.tenant.to_string().into(),
-            new.run.to_string().into(),
-            document.instance.task.to_string().into(),
-            element(document.instance.index).into(),
-            document.param.clone().into(),
-            document.path.clone().into(),
-            digest.into(),
-        ];
-        tx.execute("pin a document", sql, values).await?;
+async fn insert_documents(tx: &Tx, runs: &[NewRun]) -> Result<(), StoreError> {
+    let (mut contents, mut pins) = (BTreeMap::new(), Vec::new());
+    for new in runs {
+        for document in &new.documents {
+            let digest = Digest::of(document.content.as_bytes()).to_string();
+            contents.insert(digest.clone(), &document.content);
+            pins.push(json!({
+                "tenant": new.tenant, "run": new.run.to_string(), "task": document.instance.task,
+                "element": element(document.instance.index), "param": document.param, "path": document.path,
+                "digest": digest,
+            }));
+        }
     }
+    if pins.is_empty() {
+        return Ok(());
+    }
+    for (digest, content) in contents {
+        let sql = "INSERT INTO document (digest, content) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING";
+        tx.execute("pin a document", sql, vec![digest.into(), content.clone().into()]).await?;
+    }
+    let columns = [
+        ("tenant", Kind::Text),
+        ("run", Kind::Text),
+        ("task", Kind::Text),
+        ("element", Kind::Int),
+        ("param", Kind::Text),
+        ("path", Kind::Text),
+        ("digest", Kind::Text),
+    ];
+    let sql = format!(
+        "INSERT INTO run_document (tenant, run, task, element, param, path, digest) \
+         SELECT r.tenant, r.run, r.task, r.element, r.param, r.path, r.digest FROM {}",
+        tx.dialect.rows(1, &columns)
+    );
+    tx.execute("pin documents", &sql, vec![param(pins)]).await?;
     Ok(())
 }
 
-/// The instances of a task: one, or one per element of its matrix.
+/// The instances of a task: one, or one per element of its matrix; of a `for_each` the first element,
+/// since nobody knows the others before it begins.
 pub(super) fn instances_of(dag: &Dag, id: &TaskId) -> Vec<InstanceId> {
-    let elements = dag.task(id).map_or(0, |task| task.matrix.len());
+    let task = dag.task(id);
+    if task.is_some_and(|task| task.for_each.is_some()) {
+        return vec![InstanceId::new(id.clone(), Some(0))];
+    }
+    let elements = task.map_or(0, |task| task.matrix.len());
     if elements == 0 {
         return vec![InstanceId::new(id.clone(), None)];
     }
@@ -179,51 +234,34 @@ pub(super) fn instances_of(dag: &Dag, id: &TaskId) -> Vec<InstanceId> {
 
 /// The seed of a task instance: a hash of the run's seed and of who it is, so that adding a task
 /// changes no other's.
-pub(crate) fn instance_seed(run_seed: u64, instance: &InstanceId) -> u64 {
+pub(super) fn instance_seed(run_seed: u64, instance: &InstanceId) -> u64 {
     let mut hash = blake3::Hasher::new();
     hash.update(&run_seed.to_le_bytes()).update(instance.path_segment().as_bytes());
     u64::from_le_bytes(hash.finalize().as_bytes()[..8].try_into().expect("a digest has 32 bytes"))
 }
 
-async fn insert_instances(tx: &Tx, store: &Store, new: &NewRun) -> Result<Vec<InstanceId>, StoreError> {
-    let mut instances = Vec::new();
-    let mut rows = Vec::new();
+/// Puts a run's task instances into the unit.
+fn insert_instances(unit: &mut UnitOfWork<'_>, new: &NewRun) -> Vec<InstanceKey> {
+    let mut keys = Vec::new();
     for task in new.dag.tasks() {
         let upstream: usize = task.needs.iter().map(|id| instances_of(&new.dag, id).len()).sum();
+        let total = u32::try_from(upstream).unwrap_or(u32::MAX);
         for instance in instances_of(&new.dag, &task.id) {
-            rows.push(json!({
-                "task": instance.task, "element": element(instance.index), "ordinal": rows.len(),
-                "seed": instance_seed(new.seed, &instance).cast_signed(),
-                "priority": task.priority, "pool": task.pool, "up_total": upstream,
-            }));
-            instances.push(instance);
+            let seed = instance_seed(new.seed, &instance);
+            let key = InstanceKey { tenant: new.tenant.clone(), run: new.run, instance, generation: Generation(1) };
+            unit.insert(NewInstance {
+                key: key.clone(),
+                dag: new.dag.id.clone(),
+                ordinal: i64::try_from(keys.len()).unwrap_or(i64::MAX),
+                seed,
+                priority: task.priority.into(),
+                pool: task.pool.clone(),
+                upstream: UpstreamCounts { total, ..UpstreamCounts::default() },
+                item: None,
+                waits: WaitLimits::of(task),
+            });
+            keys.push(key);
         }
     }
-    let columns = [
-        ("task", Kind::Text),
-        ("element", Kind::Int),
-        ("ordinal", Kind::Int),
-        ("seed", Kind::Int),
-        ("priority", Kind::Int),
-        ("pool", Kind::Text),
-        ("up_total", Kind::Int),
-    ];
-    let sql = format!(
-        "INSERT INTO task_instance (tenant, run, task, element, generation, current, ordinal, dag, state, version, \
-         incarnation, epoch, attempts, failures, losses, seed, priority, pool, up_total, up_succeeded, up_failed, \
-         up_upstream_failed, up_skipped) \
-         SELECT $2, $3, r.task, r.element, 1, TRUE, r.ordinal, $6, $4, 0, $5, 0, 0, 0, 0, r.seed, r.priority, r.pool, \
-         r.up_total, 0, 0, 0, 0 FROM {}",
-        tx.dialect.rows(1, &columns)
-    );
-    let values = vec![
-        param(rows),
-        new.tenant.to_string().into(),
-        new.run.to_string().into(),
-        TaskState::Waiting.as_str().into(),
-        store.incarnation.0.into(),
-        new.dag.id.to_string().into(),
-    ];
-    tx.execute("insert the task instances", &sql, values).await?;
-    Ok(instances)
+    keys
 }

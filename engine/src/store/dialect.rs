@@ -61,7 +61,7 @@ impl Dialect {
         match self {
             Self::Sqlite => {
                 let list: Vec<_> = columns.iter().map(|(name, _)| format!("value ->> '$.{name}' AS {name}")).collect();
-                format!("(SELECT {} FROM json_each(${n})) AS r", list.join(", "))
+                format!("(SELECT {} FROM jsonb_each(${n})) AS r", list.join(", "))
             }
             Self::Postgres => {
                 let list: Vec<_> = columns.iter().map(|(name, kind)| format!("{name} {}", kind.postgres())).collect();

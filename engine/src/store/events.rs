@@ -5,10 +5,9 @@
 
 use serde_json::{Value, json};
 
-use super::StoreError;
 use super::dialect::Kind;
 use super::rows::{InstanceKey, extend, param, with_key};
-use super::tx::Tx;
+use super::tx::{Part, Tx};
 use crate::id::{AttemptNumber, Epoch, RunId, SessionId, TenantId};
 use crate::plan::Reason;
 use crate::run::{RunState, TaskState, Transition};
@@ -62,11 +61,8 @@ fn holder_fields(holder: Option<Holder>) -> Value {
 }
 
 impl Tx {
-    /// Appends events; does nothing for none.
-    pub(super) async fn append_events(&self, events: Vec<Value>) -> Result<(), StoreError> {
-        if events.is_empty() {
-            return Ok(());
-        }
+    /// Events to be appended, as a part of a flush.
+    pub(super) fn events_part(&self, events: Vec<Value>) -> Part {
         let columns = with_key(&[
             ("seq", Kind::Int),
             ("event", Kind::Text),
@@ -84,7 +80,6 @@ impl Tx {
             self.dialect.rows(1, &columns)
         );
         let values = vec![param(events), self.now.into(), self.op_id.to_string().into()];
-        self.execute("append events", &sql, values).await?;
-        Ok(())
+        Part { what: "append events", sql, values }
     }
 }

@@ -1,28 +1,31 @@
-//! Finishing attempts: check the fence, record the outcome, register what was published, advance.
+//! Finishing attempts: check the fence, record the outcome, register what was published, advance,
+//! and claim what this worker does next.
 //!
-//! All finishes that arrive together are one transaction. A report whose fence no longer holds is
+//! All finishes that arrive together are one transaction, and it claims, too: a chain costs one
+//! commit per task, in four statements: check the fence, lock the successors, write, commit. A report whose fence no longer holds is
 //! refused and recorded as an event of its task instance; it changes nothing else, and the others of
 //! its batch are not touched by it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::advance::{self, Ended, RunRow};
-use super::claim::key_of;
+use super::advance::{Advance, RunKey, RunRow, run_key, successors, task};
+use super::claim::{claim_into, key_of};
 use super::dialect::Kind;
-use super::events::{Holder, task_event, task_note};
+use super::events::{Holder, task_note};
 use super::rows::{self, InstanceKey, extend, keyed_rows, param};
-use super::tx::{Tx, Write};
-use super::{Store, StoreError, registry};
+use super::tx::{Part, Tx, Write};
+use super::unit::{AttemptEnd, HELD, LOCK_ORDER, UnitOfWork};
+use super::{Claim, ClaimRequest, Store, StoreError, registry};
 use crate::artifact::ArtifactRef;
 use crate::dag::{Dag, Task};
-use crate::id::{Digest, RunId, SessionId, TenantId};
+use crate::id::{RunId, SessionId, TenantId};
 use crate::plan::{AttemptFailure, FailureKind, FailurePlan, Micros, Reason, after_failure};
 use crate::registry::RegistryChange;
-use crate::run::{AttemptEvent, AttemptState, RunState, TaskEvent, TaskState, Transition, is_terminal, transition};
+use crate::run::{AttemptEvent, AttemptState, RunState, TaskEvent, TaskState, is_terminal, transition};
 use crate::task::{AttemptIdentity, ErrorClass, Input};
 
 /// An attempt's end, as its worker reports it.
@@ -79,396 +82,363 @@ pub enum Receipt {
     Refused,
 }
 
+/// What a worker is told when its finishes were recorded.
+#[derive(Debug, Clone, Default)]
+pub struct Finished {
+    /// One per finish, in order.
+    pub receipts: Vec<Receipt>,
+    /// What it holds next.
+    pub claims: Vec<Claim>,
+    /// Whether they made something ready that nobody has claimed yet.
+    pub left_ready: bool,
+}
+
+/// What a worker wants beside recording its finishes.
+#[derive(Debug, Clone)]
+pub struct Next {
+    /// Its free slots once the finishes are recorded, and whose tasks it takes.
+    pub request: ClaimRequest,
+    /// Whether others may be waiting: then all free slots go by fair share. Otherwise the slots are
+    /// given, without a look at the queue, to what these very finishes made ready.
+    pub others_wait: bool,
+}
+
 impl Store {
-    /// Records finishes, each in the order given, and advances their runs; one transaction for all.
+    /// Records finishes, each in the order given, advances their runs, and claims what comes next; one
+    /// transaction for all.
     ///
     /// # Errors
     /// The database's; then nothing was recorded.
-    pub async fn finish(&self, finishes: &[Finish]) -> Result<Vec<Receipt>, StoreError> {
+    pub async fn finish(&self, finishes: &[Finish], next: Option<&Next>) -> Result<Finished, StoreError> {
         if finishes.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Finished::default());
         }
         // Parsed before the transaction: it needs another connection.
+        let mut dags = BTreeMap::new();
         for finish in finishes {
-            self.warm(&finish.identity.tenant, finish.identity.run).await?;
+            let key = (finish.identity.tenant.clone(), finish.identity.run);
+            if let std::collections::btree_map::Entry::Vacant(free) = dags.entry(key) {
+                let dag = self.pinned(&finish.identity.tenant, finish.identity.run).await?.dag.clone();
+                free.insert(dag);
+            }
         }
-        self.write(&FinishAll { store: self, finishes }).await
-    }
-
-    /// Makes sure that a run's DAG version is parsed.
-    pub(super) async fn warm(&self, tenant: &TenantId, run: RunId) -> Result<Arc<Dag>, StoreError> {
-        let sql = "SELECT dag_version FROM run WHERE tenant = $1 AND run = $2";
-        let values = vec![tenant.to_string().into(), run.to_string().into()];
-        let found = super::tx::read(&self.db, "read the run", sql, values).await?;
-        let row = found.first().ok_or_else(|| StoreError::NotFound {
-            what: "run",
-            id: run.to_string(),
-            tenant: tenant.to_string(),
-        })?;
-        self.dag(rows::parse(row, "dag_version", Digest::parse)?).await
+        let finished = self.write(&FinishAll { store: self, finishes, dags, next }).await?;
+        if finished.left_ready {
+            self.wake();
+        }
+        Ok(finished)
     }
 }
 
 struct FinishAll<'a> {
     store: &'a Store,
     finishes: &'a [Finish],
-}
-
-/// What the row held when the fence was checked.
-struct Held {
-    version: i64,
-    failures: u32,
-    losses: u32,
-    seed: u64,
-}
-
-/// A report that passed the fence, and what becomes of it.
-struct Decided<'a> {
-    finish: &'a Finish,
-    key: InstanceKey,
-    held: Held,
-    task: Transition<TaskState>,
-    attempt: Transition<AttemptState>,
-    not_before: Option<Micros>,
-    reason: Option<Reason>,
+    dags: BTreeMap<RunKey, Arc<Dag>>,
+    next: Option<&'a Next>,
 }
 
 #[async_trait]
 impl Write for FinishAll<'_> {
-    type Output = Vec<Receipt>;
+    type Output = Finished;
     const WHAT: &'static str = "record finished attempts";
 
-    async fn apply(&self, tx: &Tx) -> Result<Vec<Receipt>, StoreError> {
-        let mut runs = lock_and_read_runs(self.store, tx, self.finishes).await?;
-        let mut held = check_fence(tx, self.finishes).await?;
-        let mut decided = Vec::new();
-        let mut refused = Vec::new();
+    async fn apply(&self, tx: &Tx) -> Result<Finished, StoreError> {
+        let mut unit = UnitOfWork::new(tx, self.store.incarnation);
+        let runs = self.runs(tx).await?;
+        let mut fenced = check_fence(&mut unit, self.finishes, self.successors()?).await?;
+        let (mut receipts, mut refused, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut artifacts, mut inputs) = (Vec::new(), Vec::new());
         for finish in self.finishes {
             let key = key_of(&finish.identity);
             let run = runs.get(&(key.tenant.clone(), key.run));
-            match (held.remove(&key), run) {
-                (Some(held), Some(run)) => decided.push(decide(tx, self.store, finish, held, run).await?),
-                _ => refused.push(finish),
-            }
-        }
-        note_refused(tx, &refused).await?;
-        record(tx, &decided).await?;
-        let states = self.advance(tx, &mut runs, &decided).await?;
-        let mut receipts = Vec::with_capacity(self.finishes.len());
-        for finish in self.finishes {
-            let key = key_of(&finish.identity);
-            let Some(it) = decided.iter().find(|it| it.key == key && it.finish.identity == finish.identity) else {
+            let (true, Some(run)) = (fenced.remove(&key), run) else {
+                refused.push(finish);
                 receipts.push(Receipt::Refused);
                 continue;
             };
-            let run = states.get(&(key.tenant.clone(), key.run)).copied().unwrap_or(RunState::Running);
-            let (not_before, reason) = (it.not_before, it.reason.clone());
-            receipts.push(Receipt::Recorded { task: it.task.to(), run, not_before, reason });
+            let receipt = record(self.store, &mut unit, finish, run).await?;
+            if let Receipt::Recorded { task, .. } = &receipt
+                && is_terminal(*task)
+            {
+                ended.push((key.clone(), *task));
+            }
+            receipts.push(receipt);
+            artifacts.extend(artifact_rows(&key, finish));
+            inputs.extend(input_rows(&key, finish));
         }
-        Ok(receipts)
-    }
-}
-
-type RunKey = (TenantId, RunId);
-
-impl FinishAll<'_> {
-    async fn advance(
-        &self,
-        tx: &Tx,
-        runs: &mut BTreeMap<RunKey, RunRow>,
-        decided: &[Decided<'_>],
-    ) -> Result<BTreeMap<RunKey, RunState>, StoreError> {
-        let mut ended: BTreeMap<RunKey, Vec<Ended>> = BTreeMap::new();
-        for it in decided {
-            let list = ended.entry((it.key.tenant.clone(), it.key.run)).or_default();
-            if is_terminal(it.task.to()) {
-                list.push(Ended { instance: it.key.instance.clone(), state: it.task.to() });
+        note_refused(&mut unit, &refused).await?;
+        unit_parts(&mut unit, artifacts, inputs);
+        let mut advance = Advance::new(self.store, &mut unit, runs);
+        advance.after(ended).await?;
+        let mut claims = advance.claim_ready(self.next)?;
+        let states = advance.end_runs().await?;
+        if let Some(next) = self.next.filter(|next| next.others_wait) {
+            claims.extend(claim_into(&mut unit, &next.request, next.request.limit).await?);
+            unit.flush().await?;
+        }
+        for (receipt, finish) in receipts.iter_mut().zip(self.finishes) {
+            if let Receipt::Recorded { run, .. } = receipt {
+                let key = (finish.identity.tenant.clone(), finish.identity.run);
+                *run = states.get(&key).copied().unwrap_or(*run);
             }
         }
-        let mut states = BTreeMap::new();
-        for (key, ended) in ended {
-            let Some(run) = runs.remove(&key) else { continue };
-            states.insert(key, advance::after(self.store, tx, run, ended).await?);
-        }
-        Ok(states)
+        let left_ready = !unit.keys_in(TaskState::Ready).is_empty();
+        Ok(Finished { receipts, claims, left_ready })
     }
 }
 
-/// The runs of a batch, locked in the order of their keys before any of their tasks.
-async fn lock_and_read_runs(
-    store: &Store,
-    tx: &Tx,
-    finishes: &[Finish],
-) -> Result<BTreeMap<RunKey, RunRow>, StoreError> {
-    let mut runs = BTreeMap::new();
-    for finish in finishes {
+impl FinishAll<'_> {
+    /// The runs of the batch; those that may end here, or in which something failed, are locked before
+    /// any task instance, as by a cancel: whether a run is being canceled decides what follows a
+    /// failure. A success that makes others ready needs no lock: of a run that is being canceled,
+    /// nothing waits any more, and what it made ready just before, the cancel sees.
+    async fn runs(&self, tx: &Tx) -> Result<BTreeMap<RunKey, RunRow>, StoreError> {
+        let mut runs: BTreeMap<RunKey, RunRow> = BTreeMap::new();
+        for (key, dag) in &self.dags {
+            runs.insert(key.clone(), RunRow { dag: Arc::clone(dag), state: RunState::Running });
+        }
+        let named: BTreeSet<RunKey> = self.finishes.iter().filter_map(|finish| self.decides(finish)).collect();
+        for (key, state) in lock_runs(tx, &named).await? {
+            if let Some(run) = runs.get_mut(&key) {
+                run.state = state;
+            }
+        }
+        Ok(runs)
+    }
+
+    /// What follows the successes of the batch: locked with the fence, since most fences hold.
+    fn successors(&self) -> Result<Vec<InstanceKey>, StoreError> {
+        let mut tasks = BTreeSet::new();
+        for finish in self.finishes {
+            if matches!(finish.outcome, Outcome::Succeeded { .. }) {
+                let identity = &finish.identity;
+                tasks.insert(((identity.tenant.clone(), identity.run), &identity.instance.task));
+            }
+        }
+        let mut keys = Vec::new();
+        for (run, task) in tasks {
+            if let Some(dag) = self.dags.get(&run) {
+                keys.extend(successors(&run, dag, task)?);
+            }
+        }
+        Ok(keys)
+    }
+
+    /// The run that a finish may end or that has to be asked.
+    fn decides(&self, finish: &Finish) -> Option<RunKey> {
         let key = (finish.identity.tenant.clone(), finish.identity.run);
-        if let std::collections::btree_map::Entry::Vacant(free) = runs.entry(key) {
-            let (tenant, run) = free.key();
-            let row = read_run(store, tx, tenant, *run).await?;
-            free.insert(row);
-        }
+        let dag = self.dags.get(&key)?;
+        let node = dag.node(&finish.identity.instance.task)?;
+        let is_sink = dag.graph.neighbors(node).next().is_none();
+        (is_sink || matches!(finish.outcome, Outcome::Failed { .. })).then_some(key)
     }
-    Ok(runs)
 }
 
-/// Reads a run as far as advancing it needs.
-pub(super) async fn read_run(store: &Store, tx: &Tx, tenant: &TenantId, run: RunId) -> Result<RunRow, StoreError> {
-    let sql = "SELECT dag_version, state, version FROM run WHERE tenant = $1 AND run = $2";
+/// Locks runs in the order of their keys; returns where they stand.
+async fn lock_runs(tx: &Tx, named: &BTreeSet<RunKey>) -> Result<Vec<(RunKey, RunState)>, StoreError> {
+    if named.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys = named.iter().map(|(tenant, run)| json!({ "tenant": tenant, "run": run.to_string() })).collect();
+    let sql = format!(
+        "SELECT u.tenant, u.run, u.state FROM {} JOIN run u ON u.tenant = r.tenant AND u.run = r.run \
+         ORDER BY u.tenant, u.run{}",
+        tx.dialect.rows(1, &[("tenant", Kind::Text), ("run", Kind::Text)]),
+        tx.dialect.lock("u")
+    );
+    let found = tx.all("lock the runs", &sql, vec![param(keys)]).await?;
+    found.iter().map(|row| Ok((run_key(row)?, rows::run_state(row)?))).collect()
+}
+
+/// Where a run stands.
+pub(super) async fn read_state(tx: &Tx, tenant: &TenantId, run: RunId) -> Result<RunState, StoreError> {
+    let sql = "SELECT state FROM run WHERE tenant = $1 AND run = $2";
     let found = tx.all("read the run", sql, vec![tenant.to_string().into(), run.to_string().into()]).await?;
     let row = found.first().ok_or_else(|| StoreError::NotFound {
         what: "run",
         id: run.to_string(),
         tenant: tenant.to_string(),
     })?;
-    let version = rows::parse(row, "dag_version", Digest::parse)?;
-    let dag = store.cached_dag(version).ok_or_else(|| StoreError::Corrupt {
-        what: "run",
-        detail: format!("its DAG version {version} was not read before the transaction"),
-    })?;
-    Ok(RunRow { tenant: tenant.clone(), run, dag, state: rows::run_state(row)?, version: rows::get(row, "version")? })
+    rows::run_state(row)
 }
 
-/// The rows whose fence holds: running, under the report's epoch and session, the session in force.
-async fn check_fence(tx: &Tx, finishes: &[Finish]) -> Result<BTreeMap<InstanceKey, Held>, StoreError> {
-    let reports = finishes.iter().map(|it| {
-        let fence = json!({ "epoch": it.identity.epoch.0, "session": it.session.to_string() });
-        extend(key_of(&it.identity).json(), fence)
-    });
+/// Locks the rows whose fence holds (running, under the report's epoch and session, the session in
+/// force), and with them what follows. Returns the former.
+async fn check_fence(
+    unit: &mut UnitOfWork<'_>,
+    finishes: &[Finish],
+    successors: Vec<InstanceKey>,
+) -> Result<FenceHolds, StoreError> {
+    let mut rows: Vec<Value> = finishes
+        .iter()
+        .map(|it| {
+            let fence = json!({ "epoch": it.identity.epoch.0, "session": it.session.to_string() });
+            extend(key_of(&it.identity).json(), fence)
+        })
+        .collect();
+    rows.extend(successors.iter().map(|key| extend(key.json(), json!({ "epoch": null, "session": null }))));
     let sql = format!(
-        "SELECT t.tenant, t.run, t.task, t.element, t.generation, t.version, t.failures, t.losses, t.seed \
-         FROM task_instance t JOIN {} ON {} AND t.epoch = r.epoch AND t.session = r.session \
-         JOIN worker_session s ON s.session = t.session AND NOT s.revoked AND s.incarnation = t.incarnation \
-         WHERE t.state = 'running' ORDER BY t.tenant, t.run, t.task, t.element{}",
-        keyed_rows(tx.dialect, 1, &[("epoch", Kind::Int), ("session", Kind::Text)]),
-        InstanceKey::join("t"),
-        tx.dialect.lock("t")
+        "SELECT {HELD} FROM {} JOIN task_instance t ON t.tenant = r.tenant AND t.run = r.run AND t.task = r.task \
+         AND t.element = r.element WHERE (r.epoch IS NULL AND t.current) OR (t.generation = r.generation \
+         AND t.state = 'running' AND t.epoch = r.epoch AND t.session = r.session AND EXISTS (SELECT 1 \
+         FROM worker_session s WHERE s.session = t.session AND NOT s.revoked AND s.incarnation = t.incarnation)) \
+         ORDER BY {LOCK_ORDER}{}",
+        keyed_rows(unit.tx.dialect, 1, &[("epoch", Kind::Int), ("session", Kind::Text)]),
+        unit.tx.dialect.lock("t")
     );
-    let mut held = BTreeMap::new();
-    for row in &tx.all("check the fence", &sql, vec![param(reports.collect())]).await? {
-        let seed: i64 = rows::get(row, "seed")?;
-        let state = Held {
-            version: rows::get(row, "version")?,
-            failures: rows::count(row, "failures")?,
-            losses: rows::count(row, "losses")?,
-            seed: seed.cast_unsigned(),
-        };
-        held.insert(rows::key(row)?, state);
+    let locked: BTreeSet<_> = unit.lock("check the fence", &sql, vec![param(rows)]).await?.into_iter().collect();
+    let reported = finishes.iter().map(|it| key_of(&it.identity));
+    Ok(FenceHolds(reported.filter(|key| locked.contains(key)).collect()))
+}
+
+/// Whose fence holds; each key counts once.
+struct FenceHolds(BTreeSet<InstanceKey>);
+
+impl FenceHolds {
+    fn remove(&mut self, key: &InstanceKey) -> bool {
+        self.0.remove(key)
     }
-    Ok(held)
 }
 
-async fn decide<'a>(
-    tx: &Tx,
+/// Records one report in the unit: moves the task instance, ends the attempt.
+async fn record(
     store: &Store,
-    finish: &'a Finish,
-    mut held: Held,
+    unit: &mut UnitOfWork<'_>,
+    finish: &Finish,
     run: &RunRow,
-) -> Result<Decided<'a>, StoreError> {
+) -> Result<Receipt, StoreError> {
     let key = key_of(&finish.identity);
-    let task = run.dag.task(&key.instance.task).ok_or_else(|| StoreError::Corrupt {
-        what: "task instance",
-        detail: format!("no task {} in its DAG", key.instance.task),
-    })?;
-    let failure = match &finish.outcome {
+    let task = task(&run.dag, &key.instance.task)?;
+    let (failure, class) = match &finish.outcome {
         Outcome::Succeeded { registry, .. } => {
-            registry::apply(tx, &finish.identity, registry).await?.map(|conflict| (FailureKind::Transient, conflict))
+            let conflict = registry::apply(unit.tx, &finish.identity, registry).await?;
+            (conflict.map(|conflict| (FailureKind::Transient, conflict)), ErrorClass::System)
         }
-        Outcome::Failed { kind, message, .. } => Some((kind.clone(), message.clone())),
+        Outcome::Failed { kind, class, message } => (Some((kind.clone(), message.clone())), *class),
     };
-    let made = match failure {
-        None => FailurePlan {
-            task: TaskEvent::Succeeded,
-            attempt: AttemptEvent::Succeeded,
-            not_before: None,
-            reason: Reason::WaitingForSlot,
+    let Some((kind, message)) = failure else {
+        let Outcome::Succeeded { outputs, .. } = &finish.outcome else { return Ok(Receipt::Refused) };
+        unit.change(&key)?.outputs = Some(outputs.to_string());
+        let state = unit.move_task(&key, TaskEvent::Succeeded, None)?;
+        let attempt = transition(AttemptState::Running, AttemptEvent::Succeeded)?.to();
+        let number = finish.identity.attempt;
+        unit.end_attempt(&key, AttemptEnd { attempt: number, state: attempt, error_class: None, message: None });
+        return Ok(Receipt::Recorded { task: state, run: run.state, not_before: None, reason: None });
+    };
+    let made = fail(store, unit, &key, task, (kind, message.clone(), run.state))?;
+    let state = unit.move_task(&key, made.task, Some(made.reason.clone()))?;
+    unit.change(&key)?.not_before = made.not_before;
+    let attempt = transition(AttemptState::Running, made.attempt)?.to();
+    unit.end_attempt(
+        &key,
+        AttemptEnd {
+            attempt: finish.identity.attempt,
+            state: attempt,
+            error_class: Some(json!(class)),
+            message: Some(message),
         },
-        Some((kind, message)) => plan_failure(tx, store, task, &mut held, (kind, message, run.state)),
-    };
-    let reason = (made.task != TaskEvent::Succeeded).then_some(made.reason);
-    Ok(Decided {
-        finish,
-        key,
-        held,
-        task: transition(TaskState::Running, made.task)?,
-        attempt: transition(AttemptState::Running, made.attempt)?,
-        not_before: made.not_before,
-        reason,
-    })
+    );
+    Ok(Receipt::Recorded { task: state, run: run.state, not_before: made.not_before, reason: Some(made.reason) })
 }
 
-fn plan_failure(
-    tx: &Tx,
+/// Counts a failure of a held row and decides what follows.
+pub(super) fn fail(
     store: &Store,
+    unit: &mut UnitOfWork<'_>,
+    key: &InstanceKey,
     task: &Task,
-    held: &mut Held,
     (kind, message, run): (FailureKind, String, RunState),
-) -> FailurePlan {
+) -> Result<FailurePlan, StoreError> {
+    let now = unit.tx.now;
+    let held = unit.change(key)?;
     match kind {
         FailureKind::Lost => held.losses += 1,
-        FailureKind::Canceled => {}
+        FailureKind::Canceled | FailureKind::HandedBack => {}
         _ => held.failures += 1,
     }
     // A run that is being canceled tries nothing again: its failure ends as a cancel.
     let kind = if run == RunState::Canceling { FailureKind::Canceled } else { kind };
     let failure = AttemptFailure { kind, message, failures: held.failures, losses: held.losses, seed: held.seed };
-    after_failure(&failure, &task.retries, &store.limits, tx.now)
+    Ok(after_failure(&failure, &task.retries, &store.limits, now))
 }
 
 /// Records reports that came too late, where their task instance still exists.
-async fn note_refused(tx: &Tx, refused: &[&Finish]) -> Result<(), StoreError> {
+async fn note_refused(unit: &mut UnitOfWork<'_>, refused: &[&Finish]) -> Result<(), StoreError> {
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let keys = refused.iter().map(|finish| key_of(&finish.identity).json()).collect();
+    let sql = format!(
+        "SELECT {HELD} FROM {} JOIN task_instance t ON {} ORDER BY {LOCK_ORDER}{}",
+        keyed_rows(unit.tx.dialect, 1, &[]),
+        InstanceKey::join("t"),
+        unit.tx.dialect.lock("t")
+    );
+    unit.lock("note a late report", &sql, vec![param(keys)]).await?;
     for finish in refused {
         let key = key_of(&finish.identity);
-        let sql = format!(
-            "UPDATE task_instance SET version = task_instance.version + 1 FROM {} WHERE {} \
-             RETURNING task_instance.version, task_instance.state",
-            keyed_rows(tx.dialect, 1, &[]),
-            InstanceKey::join("task_instance")
-        );
-        let found = tx.all("note a late report", &sql, vec![param(vec![key.json()])]).await?;
-        let Some(row) = found.first() else { continue };
+        if unit.get(&key).is_none() {
+            continue;
+        }
         let holder = Holder { attempt: finish.identity.attempt, epoch: finish.identity.epoch, session: finish.session };
-        let (seq, state) = (rows::get(row, "version")?, rows::task_state(row)?);
-        tx.append_events(vec![task_note(&key, seq, "late_report_refused", state, holder)]).await?;
+        let held = unit.change(&key)?;
+        held.version += 1;
+        let note = task_note(&key, held.version, "late_report_refused", held.state, holder);
+        unit.note(note);
     }
     Ok(())
 }
 
-/// Writes task instances, attempts, artifacts, lineage and events of the decided reports.
-async fn record(tx: &Tx, decided: &[Decided<'_>]) -> Result<(), StoreError> {
-    if decided.is_empty() {
-        return Ok(());
-    }
-    record_tasks(tx, decided).await?;
-    record_attempts(tx, decided).await?;
-    record_artifacts(tx, decided).await?;
-    record_inputs(tx, decided).await?;
-    let events = decided.iter().map(|it| {
-        let identity = &it.finish.identity;
-        let holder = Holder { attempt: identity.attempt, epoch: identity.epoch, session: it.finish.session };
-        task_event(&it.key, it.held.version + 1, it.task, Some(holder), it.reason.as_ref())
-    });
-    tx.append_events(events.collect()).await
-}
-
-async fn record_tasks(tx: &Tx, decided: &[Decided<'_>]) -> Result<(), StoreError> {
-    let written = decided.iter().map(|it| {
-        let outputs = match (&it.finish.outcome, it.task.event()) {
-            (Outcome::Succeeded { outputs, .. }, TaskEvent::Succeeded) => Some(outputs.to_string()),
-            _ => None,
-        };
+fn artifact_rows<'a>(key: &'a InstanceKey, finish: &'a Finish) -> impl Iterator<Item = Value> + 'a {
+    finish.artifacts.iter().map(|artifact| {
         let fields = json!({
-            "new_state": it.task.to().as_str(),
-            "failures": it.held.failures,
-            "losses": it.held.losses,
-            "not_before": it.not_before,
-            "outputs": outputs,
-            "reason": it.reason.as_ref().map(|reason| json!(reason).to_string()),
-            "is_over": is_terminal(it.task.to()),
+            "name": artifact.name, "epoch": finish.identity.epoch.0, "key": artifact.key,
+            "digest": artifact.digest, "bytes": artifact.bytes, "row_count": artifact.rows,
+            "schema_digest": artifact.schema_digest,
         });
-        extend(it.key.json(), fields)
-    });
-    let columns = [
-        ("new_state", Kind::Text),
-        ("failures", Kind::Int),
-        ("losses", Kind::Int),
-        ("not_before", Kind::Int),
-        ("outputs", Kind::Text),
-        ("reason", Kind::Text),
-        ("is_over", Kind::Bool),
-    ];
-    let sql = format!(
-        "UPDATE task_instance SET state = r.new_state, version = task_instance.version + 1, session = NULL, \
-         failures = r.failures, losses = r.losses, not_before = r.not_before, outputs = r.outputs, \
-         reason = r.reason, ready_at = CASE WHEN r.new_state = 'ready' THEN $2 ELSE task_instance.ready_at END, \
-         finished_at = CASE WHEN r.is_over THEN $2 ELSE NULL END FROM {} WHERE {}",
-        keyed_rows(tx.dialect, 1, &columns),
-        InstanceKey::join("task_instance")
-    );
-    tx.execute("record the task instances", &sql, vec![param(written.collect()), tx.now.into()]).await?;
-    Ok(())
+        extend(key.json(), fields)
+    })
 }
 
-async fn record_attempts(tx: &Tx, decided: &[Decided<'_>]) -> Result<(), StoreError> {
-    let written = decided.iter().map(|it| {
-        let (class, message) = match (&it.finish.outcome, &it.reason) {
-            (Outcome::Failed { class, message, .. }, _) => (Some(json!(class)), Some(message.clone())),
-            (Outcome::Succeeded { .. }, Some(reason)) => (Some(json!(ErrorClass::System)), Some(reason.to_string())),
-            (Outcome::Succeeded { .. }, None) => (None, None),
-        };
+fn input_rows<'a>(key: &'a InstanceKey, finish: &'a Finish) -> impl Iterator<Item = Value> + 'a {
+    finish.inputs.iter().map(|input| {
         let fields = json!({
-            "attempt": it.finish.identity.attempt.0, "new_state": it.attempt.to().as_str(),
-            "error_class": class, "message": message,
+            "attempt": finish.identity.attempt.0, "key": input.artifact.key,
+            "name": input.artifact.name, "digest": input.artifact.digest,
         });
-        extend(it.key.json(), fields)
-    });
-    let columns =
-        [("attempt", Kind::Int), ("new_state", Kind::Text), ("error_class", Kind::Text), ("message", Kind::Text)];
-    let sql = format!(
-        "UPDATE attempt SET state = r.new_state, finished_at = $2, error_class = r.error_class, message = r.message \
-         FROM {} WHERE {} AND attempt.attempt = r.attempt AND attempt.state = 'running'",
-        keyed_rows(tx.dialect, 1, &columns),
-        InstanceKey::join("attempt")
-    );
-    tx.execute("record the attempts", &sql, vec![param(written.collect()), tx.now.into()]).await?;
-    Ok(())
+        extend(key.json(), fields)
+    })
 }
 
-async fn record_artifacts(tx: &Tx, decided: &[Decided<'_>]) -> Result<(), StoreError> {
-    let mut written = Vec::new();
-    for it in decided {
-        for artifact in &it.finish.artifacts {
-            let fields = json!({
-                "name": artifact.name, "epoch": it.finish.identity.epoch.0, "key": artifact.key,
-                "digest": artifact.digest, "bytes": artifact.bytes, "row_count": artifact.rows,
-                "schema_digest": artifact.schema_digest,
-            });
-            written.push(extend(it.key.json(), fields));
-        }
+/// Registers what was published and read, with the flush.
+fn unit_parts(unit: &mut UnitOfWork<'_>, artifacts: Vec<Value>, inputs: Vec<Value>) {
+    let (dialect, now) = (unit.tx.dialect, unit.tx.now);
+    if !artifacts.is_empty() {
+        let columns = [
+            ("name", Kind::Text),
+            ("epoch", Kind::Int),
+            ("key", Kind::Text),
+            ("digest", Kind::Text),
+            ("bytes", Kind::Int),
+            ("row_count", Kind::Int),
+            ("schema_digest", Kind::Text),
+        ];
+        let sql = format!(
+            "INSERT INTO artifact (tenant, run, task, element, generation, name, epoch, key, digest, bytes, \
+             row_count, schema_digest, created_at) SELECT r.tenant, r.run, r.task, r.element, r.generation, r.name, \
+             r.epoch, r.key, r.digest, r.bytes, r.row_count, r.schema_digest, $2 FROM {}",
+            keyed_rows(dialect, 1, &columns)
+        );
+        unit.also(Part { what: "register the artifacts", sql, values: vec![param(artifacts), now.into()] });
     }
-    if written.is_empty() {
-        return Ok(());
+    if !inputs.is_empty() {
+        let columns = [("attempt", Kind::Int), ("key", Kind::Text), ("name", Kind::Text), ("digest", Kind::Text)];
+        let sql = format!(
+            "INSERT INTO attempt_input (tenant, run, task, element, generation, attempt, key, name, digest) \
+             SELECT r.tenant, r.run, r.task, r.element, r.generation, r.attempt, r.key, r.name, r.digest FROM {} \
+             WHERE TRUE ON CONFLICT DO NOTHING",
+            keyed_rows(dialect, 1, &columns)
+        );
+        unit.also(Part { what: "record the lineage", sql, values: vec![param(inputs)] });
     }
-    let columns = [
-        ("name", Kind::Text),
-        ("epoch", Kind::Int),
-        ("key", Kind::Text),
-        ("digest", Kind::Text),
-        ("bytes", Kind::Int),
-        ("row_count", Kind::Int),
-        ("schema_digest", Kind::Text),
-    ];
-    let sql = format!(
-        "INSERT INTO artifact (tenant, run, task, element, generation, name, epoch, key, digest, bytes, row_count, \
-         schema_digest, created_at) SELECT r.tenant, r.run, r.task, r.element, r.generation, r.name, r.epoch, r.key, \
-         r.digest, r.bytes, r.row_count, r.schema_digest, $2 FROM {}",
-        keyed_rows(tx.dialect, 1, &columns)
-    );
-    tx.execute("register the artifacts", &sql, vec![param(written), tx.now.into()]).await?;
-    Ok(())
-}
-
-async fn record_inputs(tx: &Tx, decided: &[Decided<'_>]) -> Result<(), StoreError> {
-    let mut written = Vec::new();
-    for it in decided {
-        for input in &it.finish.inputs {
-            let fields = json!({
-                "attempt": it.finish.identity.attempt.0, "key": input.artifact.key,
-                "name": input.artifact.name, "digest": input.artifact.digest,
-            });
-            written.push(extend(it.key.json(), fields));
-        }
-    }
-    if written.is_empty() {
-        return Ok(());
-    }
-    let columns = [("attempt", Kind::Int), ("key", Kind::Text), ("name", Kind::Text), ("digest", Kind::Text)];
-    let sql = format!(
-        "INSERT INTO attempt_input (tenant, run, task, element, generation, attempt, key, name, digest) \
-         SELECT r.tenant, r.run, r.task, r.element, r.generation, r.attempt, r.key, r.name, r.digest FROM {} \
-         WHERE TRUE ON CONFLICT DO NOTHING",
-        keyed_rows(tx.dialect, 1, &columns)
-    );
-    tx.execute("record the lineage", &sql, vec![param(written)]).await?;
-    Ok(())
 }

@@ -16,15 +16,20 @@ mod dialect;
 mod entity;
 mod error;
 mod events;
+mod fan_out;
 mod finish;
+mod limits;
 mod models;
 mod open;
 mod reclaim;
 mod registry;
 mod rows;
 mod session;
+mod time;
 mod tx;
+mod unit;
 mod view;
+mod wake;
 mod work;
 
 use std::collections::HashMap;
@@ -32,20 +37,24 @@ use std::sync::{Arc, Mutex};
 
 use sea_orm::DatabaseConnection;
 
-pub use claim::{Claim, ClaimScope};
+pub use claim::{Claim, ClaimRequest, ClaimScope};
 pub use create::{NewRun, PinnedDocument, RunKind};
 pub use error::StoreError;
-pub use finish::{Finish, Outcome, Receipt};
+pub use finish::{Finish, Finished, Next, Outcome, Receipt};
+pub use limits::Load;
 pub use models::ModelRow;
 pub use open::{Migration, OpenMode};
+pub use reclaim::LostAttempt;
 pub use registry::TenantRegistry;
-pub use session::NewSession;
+pub use session::{HeldAttempt, NewSession};
 pub use view::{ArtifactView, EventView, RunSummary, RunView, TaskView};
+pub use wake::Pending;
 pub use work::Work;
 
 use self::dialect::Dialect;
+use self::time::DatabaseClock;
 use crate::dag::{Dag, KindCatalog, lower};
-use crate::id::{Digest, Incarnation};
+use crate::id::{Digest, Incarnation, RunId, TenantId};
 use crate::plan::Limits;
 
 /// The kinds that a pinned DAG version may name.
@@ -63,6 +72,14 @@ pub struct Store {
     writer: tokio::sync::Mutex<()>,
     /// DAG versions are immutable: each is lowered once per process.
     dags: Mutex<HashMap<Digest, Arc<Dag>>>,
+    /// What runs are pinned to is immutable, too.
+    pins: Mutex<HashMap<(TenantId, RunId), Arc<work::Pinned>>>,
+    clock: DatabaseClock,
+    commits: std::sync::atomic::AtomicU64,
+    /// Something may be ready: wakes this process.
+    ready: tokio::sync::watch::Sender<()>,
+    /// Something may be ready: to be told to other processes.
+    outgoing: tokio::sync::Notify,
     /// Held while this process owns an SQLite file.
     owner: Option<std::fs::File>,
 }
@@ -78,22 +95,16 @@ impl Store {
         self.owner.is_some()
     }
 
-    /// The DAG of a pinned version.
+    /// The DAG version of a row with `dag_version`, `dag` and `source`.
     ///
     /// # Errors
     /// [`StoreError::Dag`] if this binary's task kinds no longer fit it.
-    pub(crate) async fn dag(&self, version: Digest) -> Result<Arc<Dag>, StoreError> {
+    fn dag_of(&self, row: &sea_orm::QueryResult) -> Result<Arc<Dag>, StoreError> {
+        let version = rows::parse(row, "dag_version", Digest::parse)?;
         if let Some(dag) = self.cached_dag(version) {
             return Ok(dag);
         }
-        let sql = "SELECT dag, source FROM dag_version WHERE digest = $1";
-        let rows = tx::read(&self.db, "read a DAG version", sql, vec![version.to_string().into()]).await?;
-        let row = rows.first().ok_or_else(|| StoreError::Corrupt {
-            what: "run",
-            detail: format!("its DAG version {version} is not there"),
-        })?;
-        let id: String = row.try_get("", "dag").map_err(StoreError::query("read a DAG version"))?;
-        let source: String = row.try_get("", "source").map_err(StoreError::query("read a DAG version"))?;
+        let (id, source): (String, String) = (rows::get(row, "dag")?, rows::get(row, "source")?);
         let (dag, _) = lower(&format!("{id}.toml"), &source, self.catalog.as_ref())
             .map_err(|diagnostics| StoreError::Dag(Box::new(diagnostics)))?;
         let dag = Arc::new(dag);

@@ -15,6 +15,7 @@ use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, Statement};
 
 use super::dialect::Dialect;
+use super::time::DatabaseClock;
 use super::{Catalog, Store, StoreError, tx};
 use crate::id::Incarnation;
 use crate::plan::Limits;
@@ -63,6 +64,7 @@ impl Store {
             (OpenMode::Read, pending) => return Err(StoreError::SchemaOlder { pending }),
         }
         let incarnation = incarnation(&db).await?;
+        let clock = DatabaseClock::of(&db, dialect).await?;
         Ok(Self {
             db,
             dialect,
@@ -72,6 +74,11 @@ impl Store {
             incarnation,
             writer: tokio::sync::Mutex::new(()),
             dags: Mutex::new(HashMap::new()),
+            pins: Mutex::new(HashMap::new()),
+            clock,
+            commits: std::sync::atomic::AtomicU64::new(0),
+            ready: tokio::sync::watch::Sender::new(()),
+            outgoing: tokio::sync::Notify::new(),
             owner,
         })
     }

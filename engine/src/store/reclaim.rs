@@ -1,21 +1,40 @@
 //! Moves that time and people cause: a lost worker's attempts, retries that came due, cancels.
 //!
-//! Each goes through the same `advance` as a finish. Called by the executor and by `runs cancel`,
-//! later by the scheduler's sweeps.
+//! Each goes through the same `advance` as a finish. Called by the executor, by `runs cancel` and by
+//! the scheduler's sweeps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
-use super::advance::{self, Ended};
+use super::advance::{self, Advance, RunRow};
 use super::dialect::Kind;
-use super::events::{Holder, run_event, task_event};
-use super::finish::read_run;
-use super::rows::{self, InstanceKey, extend, keyed_rows, param};
-use super::tx::{Tx, Write};
+use super::events::run_event;
+use super::finish::{fail, read_state};
+use super::rows::{self, InstanceKey, param};
+use super::tx::{Part, Tx, Write};
+use super::unit::{AttemptEnd, HELD, LOCK_ORDER, UnitOfWork};
 use super::{ClaimScope, Store, StoreError, tx};
-use crate::id::{AttemptNumber, Epoch, RunId, SessionId, TenantId};
-use crate::plan::{AttemptFailure, FailureKind, FailurePlan, Micros, after_failure};
+use crate::id::{AttemptNumber, InstanceId, RunId, SessionId, TenantId};
+use crate::plan::{FailureKind, Micros, Reason};
 use crate::run::{AttemptState, RunEvent, RunState, TaskEvent, TaskState, is_terminal, transition};
+use crate::task::ErrorClass;
+
+/// An attempt that was given up because its worker is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostAttempt {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Of which run.
+    pub run: RunId,
+    /// Of which task instance.
+    pub instance: InstanceId,
+    /// Who held it.
+    pub session: SessionId,
+}
 
 impl Store {
     /// Sessions that hold attempts of a run, with the moment their leases end and the present one,
@@ -51,8 +70,66 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn reclaim(&self, tenant: &TenantId, run: RunId) -> Result<usize, StoreError> {
-        self.warm(tenant, run).await?;
-        self.write(&Reclaim { store: self, tenant, run }).await
+        Ok(self.write(&Reclaim { store: self, lost: Lost::Run(tenant, run) }).await?.len())
+    }
+
+    /// Revokes all sessions whose lease ended `grace` ago, and gives their attempts up as lost.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn reap(&self, grace: Duration) -> Result<Vec<LostAttempt>, StoreError> {
+        let lost = self.write(&Reclaim { store: self, lost: Lost::Expired(grace) }).await?;
+        if !lost.is_empty() {
+            self.wake();
+        }
+        Ok(lost)
+    }
+
+    /// How many sessions are in force, and how many of them have an ended lease.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn sessions(&self) -> Result<(usize, usize), StoreError> {
+        let sql = format!(
+            "SELECT COUNT(*) AS in_force, COUNT(CASE WHEN expires_at < {} THEN 1 END) AS expired \
+             FROM worker_session WHERE NOT revoked",
+            self.dialect.now()
+        );
+        let found = tx::read(&self.db, "count the sessions", &sql, vec![]).await?;
+        let row = found.first().ok_or(StoreError::Corrupt { what: "session", detail: "no count came back".into() })?;
+        Ok((rows::count(row, "in_force")? as usize, rows::count(row, "expired")? as usize))
+    }
+
+    /// Runs that nothing moves: no attempt runs, nothing is ready or waits for a retry, or the run is
+    /// being canceled and something still waits. The oldest first, some at a time.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn stuck_runs(&self) -> Result<Vec<(TenantId, RunId)>, StoreError> {
+        let some = |states: &str| {
+            format!(
+                "EXISTS (SELECT 1 FROM task_instance t WHERE t.tenant = u.tenant AND t.run = u.run AND t.current \
+                 AND t.state IN ('waiting', 'ready', 'running', 'retry_wait') AND t.state IN ({states}))"
+            )
+        };
+        let sql = format!(
+            "SELECT u.tenant, u.run FROM run u WHERE (u.state IN ('queued', 'running') AND NOT {}) \
+             OR (u.state = 'canceling' AND (NOT {} OR {})) ORDER BY u.created_at LIMIT 100",
+            some("'ready', 'running', 'retry_wait'"),
+            some("'running'"),
+            some("'waiting', 'ready', 'retry_wait'"),
+        );
+        let found = tx::read(&self.db, "look for stuck runs", &sql, vec![]).await?;
+        found.iter().map(advance::run_key).collect()
+    }
+
+    /// Fails instances that waited longer than they may: some at a time, the longest first. Returns how
+    /// many.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn expire_waits(&self) -> Result<usize, StoreError> {
+        self.write(&ExpireWaits { store: self }).await
     }
 
     /// Looks at all open instances of a run again, as after a finish.
@@ -60,7 +137,6 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn recompute(&self, tenant: &TenantId, run: RunId) -> Result<RunState, StoreError> {
-        self.warm(tenant, run).await?;
         self.write(&Recompute { store: self, tenant, run }).await
     }
 
@@ -70,7 +146,7 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn wake_retries(&self, scope: &ClaimScope) -> Result<(Option<Micros>, Micros), StoreError> {
-        self.write(&WakeRetries { scope }).await
+        self.write(&WakeRetries { store: self, scope }).await
     }
 
     /// Asks for a run's end: what waits is canceled now, what runs is told to stop by its worker.
@@ -79,135 +155,203 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn cancel(&self, tenant: &TenantId, run: RunId) -> Result<RunState, StoreError> {
-        self.warm(tenant, run).await?;
         self.write(&Cancel { store: self, tenant, run }).await
     }
 }
 
+/// Loses the running attempts of a run, or of sessions.
 struct Reclaim<'a> {
     store: &'a Store,
-    tenant: &'a TenantId,
-    run: RunId,
+    lost: Lost<'a>,
+}
+
+/// Whose attempts are lost.
+enum Lost<'a> {
+    Run(&'a TenantId, RunId),
+    /// Those of sessions whose lease ended that long ago by the database's clock.
+    Expired(Duration),
 }
 
 #[async_trait]
 impl Write for Reclaim<'_> {
-    type Output = usize;
-    const WHAT: &'static str = "reclaim a lost worker's attempts";
+    type Output = Vec<LostAttempt>;
+    const WHAT: &'static str = "reclaim lost workers' attempts";
 
-    async fn apply(&self, tx: &Tx) -> Result<usize, StoreError> {
-        let run = read_run(self.store, tx, self.tenant, self.run).await?;
-        let sql = format!(
-            "SELECT tenant, run, task, element, generation, version, epoch, attempts, failures, losses, seed, session \
-             FROM task_instance WHERE tenant = $1 AND run = $2 AND state = 'running' ORDER BY ordinal{}",
-            tx.dialect.lock("task_instance")
-        );
-        let values = vec![self.tenant.to_string().into(), self.run.to_string().into()];
-        let held = tx.all("read the held attempts", &sql, values).await?;
-        let (mut moves, mut attempts, mut events, mut ended) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for row in &held {
-            let key = rows::key(row)?;
-            let holder = holder(row)?;
-            let made = self.lost(row, &key, &run, tx.now)?;
-            let (task, attempt) =
-                (transition(TaskState::Running, made.task)?, transition(AttemptState::Running, made.attempt)?);
-            let losses = rows::count(row, "losses")? + 1;
-            moves.push(extend(
-                key.json(),
-                json!({ "new_state": task.to().as_str(), "losses": losses, "is_over": is_terminal(task.to()),
-                        "reason": json!(made.reason).to_string(), "attempt": holder.attempt.0 }),
-            ));
-            attempts.push(attempt.to());
-            events.push(task_event(
-                &key,
-                rows::get::<i64>(row, "version")? + 1,
-                task,
-                Some(holder),
-                Some(&made.reason),
-            ));
-            if is_terminal(task.to()) {
-                ended.push(Ended { instance: key.instance, state: task.to() });
+    async fn apply(&self, tx: &Tx) -> Result<Vec<LostAttempt>, StoreError> {
+        let mut unit = UnitOfWork::new(tx, self.store.incarnation);
+        let keys = match self.lost {
+            Lost::Run(tenant, run) => {
+                read_state(tx, tenant, run).await?;
+                lock_running(&mut unit, tenant, run).await?
+            }
+            Lost::Expired(grace) => {
+                let sessions = revoke_expired(tx, grace).await?;
+                lock_held_by(&mut unit, sessions).await?
+            }
+        };
+        let mut runs = BTreeMap::new();
+        for key in &keys {
+            let run_key = (key.tenant.clone(), key.run);
+            if let std::collections::btree_map::Entry::Vacant(free) = runs.entry(run_key) {
+                let (tenant, run) = free.key();
+                let row = read_run(self.store, tx, tenant, *run).await?;
+                free.insert(row);
             }
         }
-        revoke(tx, &held).await?;
-        write_lost(tx, moves).await?;
-        tx.append_events(events).await?;
-        advance::after(self.store, tx, run, ended).await?;
-        Ok(attempts.len())
+        let (mut lost, mut ended) = (Vec::new(), Vec::new());
+        let mut sessions = BTreeSet::new();
+        for key in keys {
+            let Some(run) = runs.get(&(key.tenant.clone(), key.run)) else { continue };
+            let (attempt, state) = lose(self.store, &mut unit, &key, run)?;
+            sessions.insert(attempt.session);
+            lost.push(attempt);
+            if is_terminal(state) {
+                ended.push((key, state));
+            }
+        }
+        if let Lost::Run(..) = self.lost {
+            revoke(&mut unit, sessions);
+        }
+        let mut advance = Advance::new(self.store, &mut unit, runs);
+        advance.after(ended).await?;
+        advance.end_runs().await?;
+        Ok(lost)
     }
 }
 
-impl Reclaim<'_> {
-    fn lost(
-        &self,
-        row: &sea_orm::QueryResult,
-        key: &InstanceKey,
-        run: &advance::RunRow,
-        now: Micros,
-    ) -> Result<FailurePlan, StoreError> {
-        let task = run.dag.task(&key.instance.task).ok_or_else(|| StoreError::Corrupt {
-            what: "task instance",
-            detail: format!("no task {} in its DAG", key.instance.task),
-        })?;
-        let seed: i64 = rows::get(row, "seed")?;
-        let canceling = run.state == RunState::Canceling;
-        let failure = AttemptFailure {
-            kind: if canceling { FailureKind::Canceled } else { FailureKind::Lost },
-            message: "its worker is gone".into(),
-            failures: rows::count(row, "failures")?,
-            losses: rows::count(row, "losses")? + 1,
-            seed: seed.cast_unsigned(),
-        };
-        Ok(after_failure(&failure, &task.retries, &self.store.limits, now))
-    }
-}
-
-fn holder(row: &sea_orm::QueryResult) -> Result<Holder, StoreError> {
-    Ok(Holder {
-        attempt: AttemptNumber(rows::get(row, "attempts")?),
-        epoch: Epoch(rows::get(row, "epoch")?),
-        session: rows::parse(row, "session", SessionId::parse)?,
-    })
-}
-
-async fn revoke(tx: &Tx, held: &[sea_orm::QueryResult]) -> Result<(), StoreError> {
-    for row in held {
-        let session: String = rows::get(row, "session")?;
-        let sql = "UPDATE worker_session SET revoked = TRUE WHERE session = $1";
-        tx.execute("revoke a session", sql, vec![session.into()]).await?;
-    }
-    Ok(())
-}
-
-async fn write_lost(tx: &Tx, moves: Vec<Value>) -> Result<(), StoreError> {
-    if moves.is_empty() {
-        return Ok(());
-    }
-    let columns = [
-        ("new_state", Kind::Text),
-        ("losses", Kind::Int),
-        ("reason", Kind::Text),
-        ("attempt", Kind::Int),
-        ("is_over", Kind::Bool),
-    ];
-    let source = keyed_rows(tx.dialect, 1, &columns);
-    let sql = format!(
-        "UPDATE task_instance SET state = r.new_state, version = task_instance.version + 1, session = NULL, \
-         losses = r.losses, reason = r.reason, \
-         ready_at = CASE WHEN r.new_state = 'ready' THEN $2 ELSE task_instance.ready_at END, \
-         finished_at = CASE WHEN r.is_over THEN $2 ELSE NULL END \
-         FROM {source} WHERE {}",
-        InstanceKey::join("task_instance")
+/// Gives up one held, running attempt.
+fn lose(
+    store: &Store,
+    unit: &mut UnitOfWork<'_>,
+    key: &InstanceKey,
+    run: &RunRow,
+) -> Result<(LostAttempt, TaskState), StoreError> {
+    let task = advance::task(&run.dag, &key.instance.task)?;
+    let held = unit.change(key)?;
+    let (number, session) = (AttemptNumber(held.attempts), held.session.unwrap_or(SessionId::from_uuid(Uuid::nil())));
+    let made = fail(store, unit, key, task, (FailureKind::Lost, GONE.into(), run.state))?;
+    let attempt = transition(AttemptState::Running, made.attempt)?.to();
+    let state = unit.move_task(key, made.task, Some(made.reason))?;
+    unit.end_attempt(
+        key,
+        AttemptEnd {
+            attempt: number,
+            state: attempt,
+            error_class: Some(json!(ErrorClass::System)),
+            message: Some(GONE.to_owned()),
+        },
     );
-    tx.execute("give up lost attempts", &sql, vec![param(moves.clone()), tx.now.into()]).await?;
+    Ok((LostAttempt { tenant: key.tenant.clone(), run: key.run, instance: key.instance.clone(), session }, state))
+}
+
+const GONE: &str = "its worker is gone";
+
+/// Locks the running rows of a run.
+async fn lock_running(
+    unit: &mut UnitOfWork<'_>,
+    tenant: &TenantId,
+    run: RunId,
+) -> Result<Vec<InstanceKey>, StoreError> {
     let sql = format!(
-        "UPDATE attempt SET state = $3, finished_at = $2, error_class = '\"system\"', message = 'its worker is gone' \
-         FROM {source} WHERE {} AND attempt.attempt = r.attempt AND attempt.state = 'running'",
-        InstanceKey::join("attempt")
+        "SELECT {HELD} FROM task_instance t WHERE t.tenant = $1 AND t.run = $2 AND t.state = 'running' \
+         ORDER BY {LOCK_ORDER}{}",
+        unit.tx.dialect.lock("t")
     );
-    let state = AttemptState::Lost.as_str();
-    tx.execute("give up lost attempts", &sql, vec![param(moves), tx.now.into(), state.into()]).await?;
-    Ok(())
+    unit.lock("lock the running attempts", &sql, vec![tenant.to_string().into(), run.to_string().into()]).await
+}
+
+async fn lock_held_by(unit: &mut UnitOfWork<'_>, sessions: Vec<Value>) -> Result<Vec<InstanceKey>, StoreError> {
+    if sessions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT {HELD} FROM {} JOIN task_instance t ON t.session = r.session AND t.state = 'running' \
+         ORDER BY {LOCK_ORDER}{}",
+        unit.tx.dialect.rows(1, &[("session", Kind::Text)]),
+        unit.tx.dialect.lock("t")
+    );
+    unit.lock("lock the lost attempts", &sql, vec![param(sessions)]).await
+}
+
+/// Revokes sessions whose lease has ended; only the database's clock decides.
+async fn revoke_expired(tx: &Tx, grace: Duration) -> Result<Vec<Value>, StoreError> {
+    let sql = format!(
+        "UPDATE worker_session SET revoked = TRUE WHERE NOT revoked AND expires_at < {} - $1 RETURNING session",
+        tx.dialect.now()
+    );
+    let grace = i64::try_from(grace.as_micros()).unwrap_or(i64::MAX);
+    let found = tx.all("revoke expired sessions", &sql, vec![grace.into()]).await?;
+    found.iter().map(|row| Ok(json!({ "session": rows::get::<String>(row, "session")? }))).collect()
+}
+
+fn revoke(unit: &mut UnitOfWork<'_>, sessions: BTreeSet<SessionId>) {
+    let named = sessions.iter().map(|session| json!({ "session": session.to_string() })).collect();
+    let sql = format!(
+        "UPDATE worker_session SET revoked = TRUE FROM {} WHERE worker_session.session = r.session",
+        unit.tx.dialect.rows(1, &[("session", Kind::Text)])
+    );
+    unit.also(Part { what: "revoke sessions", sql, values: vec![param(named)] });
+}
+
+/// Reads a run as far as advancing it needs.
+async fn read_run(store: &Store, tx: &Tx, tenant: &TenantId, run: RunId) -> Result<RunRow, StoreError> {
+    let sql = "SELECT u.state, u.dag_version, v.dag, v.source FROM run u JOIN dag_version v \
+               ON v.digest = u.dag_version WHERE u.tenant = $1 AND u.run = $2";
+    let found = tx.all("read the run", sql, vec![tenant.to_string().into(), run.to_string().into()]).await?;
+    let row = found.first().ok_or_else(|| StoreError::NotFound {
+        what: "run",
+        id: run.to_string(),
+        tenant: tenant.to_string(),
+    })?;
+    Ok(RunRow { dag: store.dag_of(row)?, state: rows::run_state(row)? })
+}
+
+/// Instances that one round fails at the most.
+const EXPIRED_AT_ONCE: usize = 1_000;
+
+struct ExpireWaits<'a> {
+    store: &'a Store,
+}
+
+#[async_trait]
+impl Write for ExpireWaits<'_> {
+    type Output = usize;
+    const WHAT: &'static str = "fail what waited too long";
+
+    async fn apply(&self, tx: &Tx) -> Result<usize, StoreError> {
+        let mut unit = UnitOfWork::new(tx, self.store.incarnation);
+        let late = "t.state = 'ready' AND t.queue_by < $1";
+        let over = "t.state IN ('ready', 'retry_wait') AND t.end_by < $1";
+        let mut keys = BTreeSet::new();
+        for which in [late, over] {
+            let sql = format!(
+                "SELECT {HELD} FROM task_instance t WHERE {which} ORDER BY {LOCK_ORDER} LIMIT {EXPIRED_AT_ONCE}{}",
+                tx.dialect.skip_locked()
+            );
+            keys.extend(unit.lock(Self::WHAT, &sql, vec![tx.now.into()]).await?);
+        }
+        let (mut runs, mut ended) = (BTreeMap::new(), Vec::new());
+        for key in keys {
+            let run_key = (key.tenant.clone(), key.run);
+            if let std::collections::btree_map::Entry::Vacant(free) = runs.entry(run_key) {
+                let (tenant, run) = free.key();
+                let row = read_run(self.store, tx, tenant, *run).await?;
+                free.insert(row);
+            }
+            let held = unit.change(&key)?;
+            let is_over = held.end_by.is_some_and(|by| by < tx.now);
+            let (limit, micros) = if is_over { ("total", held.waits.total) } else { ("queue", held.waits.queue) };
+            let limit_seconds = Duration::from_micros(micros.unwrap_or(0).unsigned_abs()).as_secs_f64();
+            let reason = Reason::WaitedTooLong { limit: limit.to_owned(), limit_seconds };
+            let state = unit.move_task(&key, TaskEvent::Failed, Some(reason))?;
+            ended.push((key, state));
+        }
+        let failed = ended.len();
+        let mut advance = Advance::new(self.store, &mut unit, runs);
+        advance.after(ended).await?;
+        advance.end_runs().await?;
+        Ok(failed)
+    }
 }
 
 struct Recompute<'a> {
@@ -226,11 +370,32 @@ impl Write for Recompute<'_> {
         if is_terminal(run.state) {
             return Ok(run.state);
         }
-        advance::all_open(self.store, tx, run).await
+        let mut unit = UnitOfWork::new(tx, self.store.incarnation);
+        look_at_open(self.store, &mut unit, (self.tenant, self.run), run).await
     }
 }
 
+/// Looks at all open instances of a run; those that run are locked and stay as they are.
+async fn look_at_open(
+    store: &Store,
+    unit: &mut UnitOfWork<'_>,
+    (tenant, id): (&TenantId, RunId),
+    run: RunRow,
+) -> Result<RunState, StoreError> {
+    let sql = format!(
+        "SELECT {HELD} FROM task_instance t WHERE t.tenant = $1 AND t.run = $2 AND t.current \
+         AND t.state IN ('waiting', 'ready', 'running', 'retry_wait') ORDER BY {LOCK_ORDER}{}",
+        unit.tx.dialect.lock("t")
+    );
+    let values = vec![tenant.to_string().into(), id.to_string().into()];
+    let open = unit.lock("lock the open task instances", &sql, values).await?;
+    let (key, before) = ((tenant.clone(), id), run.state);
+    let states = Advance::new(store, unit, BTreeMap::from([(key.clone(), run)])).look_at(open).await?;
+    Ok(states.get(&key).copied().unwrap_or(before))
+}
+
 struct WakeRetries<'a> {
+    store: &'a Store,
     scope: &'a ClaimScope,
 }
 
@@ -240,30 +405,27 @@ impl Write for WakeRetries<'_> {
     const WHAT: &'static str = "wake retries";
 
     async fn apply(&self, tx: &Tx) -> Result<Self::Output, StoreError> {
-        let made = transition(TaskState::RetryWait, TaskEvent::RetryCameDue)?;
-        let (filter, scope): (&str, Vec<sea_orm::Value>) = match self.scope {
+        let (filter, mut values): (&str, Vec<sea_orm::Value>) = match self.scope {
             ClaimScope::Any => ("", Vec::new()),
             ClaimScope::Run { tenant, run } => {
-                (" AND tenant = $2 AND run = $3", vec![tenant.to_string().into(), run.to_string().into()])
+                (" AND t.tenant = $2 AND t.run = $3", vec![tenant.to_string().into(), run.to_string().into()])
             }
         };
-        let mut values = vec![tx.now.into()];
-        values.extend(scope.clone());
+        values.insert(0, tx.now.into());
+        let mut unit = UnitOfWork::new(tx, self.store.incarnation);
+        // Those that a finish or a cancel holds are its business.
         let sql = format!(
-            "UPDATE task_instance SET state = '{to}', version = version + 1, ready_at = $1, not_before = NULL, \
-             reason = NULL WHERE state = '{from}' AND not_before <= $1{filter} \
-             RETURNING tenant, run, task, element, generation, version",
-            from = made.from(),
-            to = made.to()
+            "SELECT {HELD} FROM task_instance t WHERE t.state = 'retry_wait' AND t.not_before <= $1{filter} \
+             ORDER BY {LOCK_ORDER}{}",
+            tx.dialect.skip_locked()
         );
-        let mut events = Vec::new();
-        for row in &tx.all(Self::WHAT, &sql, values.clone()).await? {
-            events.push(task_event(&rows::key(row)?, rows::get(row, "version")?, made, None, None));
+        for key in unit.lock(Self::WHAT, &sql, values.clone()).await? {
+            unit.move_task(&key, TaskEvent::RetryCameDue, None)?;
         }
-        tx.append_events(events).await?;
+        unit.flush().await?;
         let sql = format!(
-            "SELECT MIN(not_before) AS due FROM task_instance WHERE state = '{from}' AND not_before > $1{filter}",
-            from = made.from()
+            "SELECT MIN(t.not_before) AS due FROM task_instance t WHERE t.state = 'retry_wait' \
+             AND t.not_before > $1{filter}"
         );
         let found = tx.all(Self::WHAT, &sql, values).await?;
         let due = found.first().map(|row| rows::get::<Option<i64>>(row, "due")).transpose()?.flatten();
@@ -298,12 +460,15 @@ impl Write for Cancel<'_> {
         ];
         let found = tx.all(Self::WHAT, sql, values).await?;
         let Some(row) = found.first() else {
-            return Ok(read_run(self.store, tx, self.tenant, self.run).await?.state);
+            return read_state(tx, self.tenant, self.run).await;
         };
-        run.version = rows::get(row, "version")?;
         run.state = made.to();
-        tx.append_events(vec![run_event(self.tenant, self.run, run.version, made)]).await?;
-        advance::all_open(self.store, tx, run).await
+        let mut unit = UnitOfWork::new(tx, self.store.incarnation);
+        unit.note(run_event(self.tenant, self.run, rows::get(row, "version")?, made));
+        // Whoever finishes one of these is waited for. What it made meanwhile (the elements of a fan-out)
+        // was not there for that look: the second one sees it.
+        look_at_open(self.store, &mut unit, (self.tenant, self.run), run.clone()).await?;
+        look_at_open(self.store, &mut unit, (self.tenant, self.run), run).await
     }
 }
 

@@ -1,17 +1,22 @@
 //! One way to write: a transaction with an operation id, retried where that is safe.
 //!
-//! Every mutating call of the store is a [`Write`]. The wrapper begins (IMMEDIATE on SQLite), leaves
-//! the operation's id and reads the database's clock in one statement, applies, commits. Errors of
-//! serialization, deadlock and lock time-outs run the whole transaction again, with jitter, a
-//! bounded number of times. An error *during* COMMIT is an unknown outcome: the id is looked up, and
-//! only if it is not there is the write applied again.
+//! Every mutating call of the store is a [`Write`]. The wrapper begins (IMMEDIATE on SQLite), applies
+//! and commits; errors of serialization, deadlock and lock time-outs run the whole transaction again,
+//! with jitter, a bounded number of times.
+//!
+//! An error *during* COMMIT is an unknown outcome. Each write that changes what others read leaves
+//! its operation id in the transaction (with [`Tx::all_of`]), the same id in every try. After a lost
+//! answer the id is looked up; if it is not there, the write is applied again, and should the lost
+//! COMMIT still arrive meanwhile, the id collides: the database itself decides which of the two it was.
+//! Writes without an id (heartbeats, sessions) may be applied twice.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use sea_orm::{
-    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel,
-    QueryResult, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, RuntimeErr,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value,
 };
 use uuid::Uuid;
 
@@ -43,10 +48,31 @@ pub(super) struct Tx {
     backend: DbBackend,
     /// How this database spells things.
     pub(super) dialect: Dialect,
-    /// This transaction's id.
+    /// This write's id, the same in each of its tries.
     pub(super) op_id: OpId,
-    /// The database's clock when the transaction began.
+    /// The database's clock when the transaction began, as far as this process knows it. Leases are
+    /// not judged by it but by [`Dialect::now`].
     pub(super) now: Micros,
+    /// Whether `op_id` was left already.
+    has_left_id: AtomicBool,
+}
+
+/// A statement for [`Tx::all_of`].
+pub(super) struct Part {
+    /// Verb and object, for errors.
+    pub(super) what: &'static str,
+    /// With its own parameters, from `$1`.
+    pub(super) sql: String,
+    /// Its parameters.
+    pub(super) values: Vec<Value>,
+}
+
+/// How an attempt at a write ended, if not well.
+enum Failed<T> {
+    /// Rolled back.
+    Error(StoreError),
+    /// The answer to COMMIT was lost.
+    Unknown(T, StoreError),
 }
 
 impl Tx {
@@ -74,6 +100,62 @@ impl Tx {
     }
 }
 
+impl Tx {
+    /// Runs changes that do not depend on one another, and leaves the operation's id beside them, in one
+    /// round trip: on Postgres as parts of one statement, on SQLite as statements in one text.
+    pub(super) async fn all_of(&self, mut parts: Vec<Part>) -> Result<(), StoreError> {
+        if !self.has_left_id.swap(true, Ordering::Relaxed) {
+            parts.push(Part {
+                what: OPERATION,
+                sql: LEAVE_ID.to_owned(),
+                values: vec![self.op_id.to_string().into(), self.now.into()],
+            });
+        }
+        let what = parts.first().map_or(OPERATION, |part| part.what);
+        let mut values = Vec::new();
+        let mut statements = Vec::new();
+        for part in parts {
+            statements.push(renumber(&part.sql, values.len()));
+            values.extend(part.values);
+        }
+        match self.dialect {
+            Dialect::Sqlite => {
+                self.execute(what, &statements.join("; "), values).await?;
+            }
+            Dialect::Postgres => {
+                let named: Vec<_> =
+                    statements.iter().enumerate().map(|(at, sql)| format!("p{at} AS ({sql})")).collect();
+                // A data-modifying part runs whether or not anything reads it.
+                self.all(what, &format!("WITH {} SELECT 1 AS done", named.join(", ")), values).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+const OPERATION: &str = "leave the operation's id";
+const LEAVE_ID: &str = "INSERT INTO operation (op_id, at) VALUES ($1, $2)";
+
+/// Raises the numbers of a statement's parameters.
+fn renumber(sql: &str, by: usize) -> String {
+    if by == 0 {
+        return sql.to_owned();
+    }
+    let mut pieces = sql.split('$');
+    let mut out = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let digits = piece.bytes().take_while(u8::is_ascii_digit).count();
+        out.push('$');
+        match piece[..digits].parse::<usize>() {
+            Ok(number) => out.push_str(&(number + by).to_string()),
+            // A path into JSON.
+            Err(_) => out.push_str(&piece[..digits]),
+        }
+        out.push_str(&piece[digits..]);
+    }
+    out
+}
+
 impl Store {
     /// Applies `change` in a transaction of its own.
     pub(super) async fn write<W: Write>(&self, change: &W) -> Result<W::Output, StoreError> {
@@ -82,14 +164,29 @@ impl Store {
             Dialect::Sqlite => Some(self.writer.lock().await),
             Dialect::Postgres => None,
         };
+        let op_id = OpId::from_uuid(Uuid::now_v7());
+        let mut lost: Option<W::Output> = None;
         let mut tries = 0;
         loop {
             tries += 1;
-            let error = match self.attempt(change).await {
+            let error = match self.attempt(change, op_id).await {
                 Ok(output) => return Ok(output),
-                Err(error) => error,
+                Err(Failed::Unknown(output, error)) => {
+                    tracing::warn!(%error, %op_id, "the answer to a COMMIT was lost; looking it up");
+                    if self.was_committed(op_id).await? {
+                        return Ok(output);
+                    }
+                    lost = Some(output);
+                    error
+                }
+                // The lost COMMIT arrived after all: this try met its own id.
+                Err(Failed::Error(error)) if is_own_id(&error) => match lost.take() {
+                    Some(output) => return Ok(output),
+                    None => return Err(error),
+                },
+                Err(Failed::Error(error)) => error,
             };
-            if tries >= MAX_TRIES || !is_retryable(&error) {
+            if tries >= MAX_TRIES || !(lost.is_some() || is_retryable(&error)) {
                 return Err(error);
             }
             // Colliders must not meet again: 1 to 2 times 5 ms, doubled each time.
@@ -99,42 +196,63 @@ impl Store {
         }
     }
 
-    async fn attempt<W: Write>(&self, change: &W) -> Result<W::Output, StoreError> {
-        let tx = self.begin(W::WHAT).await?;
-        let op_id = tx.op_id;
+    async fn attempt<W: Write>(&self, change: &W, op_id: OpId) -> Result<W::Output, Failed<W::Output>> {
+        let tx = self.begin(W::WHAT, op_id).await.map_err(Failed::Error)?;
         let output = match change.apply(&tx).await {
             Ok(output) => output,
             Err(error) => {
                 // A failed rollback ends with the connection; the first error is the one that matters.
                 tx.inner.rollback().await.ok();
-                return Err(error);
+                return Err(Failed::Error(error));
             }
         };
         match tx.inner.commit().await {
-            Ok(()) => Ok(output),
-            Err(source) if is_conflict(&source) => Err(StoreError::Query { what: W::WHAT, source }),
-            Err(source) => match self.was_committed(op_id).await? {
-                true => Ok(output),
-                false => Err(StoreError::Query { what: W::WHAT, source }),
-            },
+            Ok(()) => {
+                self.commits.fetch_add(1, Ordering::Relaxed);
+                Ok(output)
+            }
+            Err(source) if is_conflict(&source) => Err(Failed::Error(StoreError::Query { what: W::WHAT, source })),
+            Err(source) => Err(Failed::Unknown(output, StoreError::Query { what: W::WHAT, source })),
         }
     }
 
-    async fn begin(&self, what: &'static str) -> Result<Tx, StoreError> {
+    async fn begin(&self, what: &'static str, op_id: OpId) -> Result<Tx, StoreError> {
+        // Postgres's default is READ COMMITTED; saying so again would cost a round trip.
         let options = TransactionOptions {
-            isolation_level: (self.dialect == Dialect::Postgres).then_some(IsolationLevel::ReadCommitted),
-            access_mode: (self.dialect == Dialect::Postgres).then_some(AccessMode::ReadWrite),
+            isolation_level: None,
+            access_mode: None,
             sqlite_transaction_mode: (self.dialect == Dialect::Sqlite).then_some(SqliteTransactionMode::Immediate),
         };
         let inner = self.db.begin_with_options(options).await.map_err(StoreError::query(what))?;
         let backend = self.db.get_database_backend();
-        let op_id = OpId::from_uuid(Uuid::now_v7());
-        let mut tx = Tx { inner, backend, dialect: self.dialect, op_id, now: 0 };
-        let sql = format!("INSERT INTO operation (op_id, at) VALUES ($1, {}) RETURNING at", self.dialect.now());
-        let rows = tx.all(what, &sql, vec![op_id.to_string().into()]).await?;
-        let row = rows.first().ok_or(StoreError::Corrupt { what: "operation", detail: "no row came back".into() })?;
-        tx.now = row.try_get("", "at").map_err(StoreError::query(what))?;
-        Ok(tx)
+        Ok(Tx {
+            inner,
+            backend,
+            dialect: self.dialect,
+            op_id,
+            now: self.clock.now(),
+            has_left_id: AtomicBool::new(false),
+        })
+    }
+
+    /// Transactions that this process has committed since it opened the store.
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    /// How long `count` single-row durable commits take, one after the other: what the database can do.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn measure_commits(&self, count: u32) -> Result<Duration, StoreError> {
+        let backend = self.db.get_database_backend();
+        let started = Instant::now();
+        for _ in 0..count {
+            let values: [Value; 2] = [Uuid::now_v7().to_string().into(), self.clock.now().into()];
+            let statement = Statement::from_sql_and_values(backend, LEAVE_ID, values);
+            self.db.execute_raw(statement).await.map_err(StoreError::query("measure commits"))?;
+        }
+        Ok(started.elapsed())
     }
 
     async fn was_committed(&self, op_id: OpId) -> Result<bool, StoreError> {
@@ -143,8 +261,17 @@ impl Store {
             "SELECT op_id FROM operation WHERE op_id = $1",
             [op_id.to_string().into()],
         );
-        let row = self.db.query_one_raw(statement).await.map_err(StoreError::query("look up an operation"))?;
-        Ok(row.is_some())
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.db.query_one_raw(statement.clone()).await.map_err(StoreError::query("look up an operation")) {
+                Ok(row) => return Ok(row.is_some()),
+                Err(error) if tries < MAX_TRIES && error.is_unavailable() => {
+                    tokio::time::sleep(Duration::from_millis(50 << tries)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -164,10 +291,34 @@ fn is_retryable(error: &StoreError) -> bool {
 }
 
 fn is_conflict(error: &DbErr) -> bool {
-    use sea_orm::RuntimeErr;
+    database_error(error).and_then(|error| error.code()).is_some_and(|code| RETRYABLE.contains(&code.as_ref()))
+}
+
+/// Whether an operation's id was there already: nothing else ever inserts it.
+fn is_own_id(error: &StoreError) -> bool {
+    let StoreError::Query { source, .. } = error else { return false };
+    database_error(source).is_some_and(|error| error.is_unique_violation() && error.message().contains("operation"))
+}
+
+fn database_error(error: &DbErr) -> Option<&dyn sea_orm::sqlx::error::DatabaseError> {
     let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else {
-        return false;
+        return None;
     };
-    let code = error.as_database_error().and_then(|database| database.code());
-    code.is_some_and(|code| RETRYABLE.contains(&code.as_ref()))
+    error.as_database_error()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::renumber;
+
+    #[test]
+    fn parameters_are_numbered_on() {
+        assert_eq!(renumber("SELECT $1, $12 WHERE a = $2", 3), "SELECT $4, $15 WHERE a = $5");
+        assert_eq!(renumber("SELECT $1", 0), "SELECT $1");
+        assert_eq!(renumber("SELECT 1", 7), "SELECT 1");
+        assert_eq!(
+            renumber("SELECT value ->> '$.a' FROM json_each($1)", 2),
+            "SELECT value ->> '$.a' FROM json_each($3)"
+        );
+    }
 }

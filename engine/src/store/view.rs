@@ -134,6 +134,18 @@ impl Store {
         }
     }
 
+    /// Where a run stands.
+    ///
+    /// # Errors
+    /// No such run of that tenant.
+    pub async fn run_state(&self, tenant: &TenantId, id: RunId) -> Result<RunState, StoreError> {
+        let sql = "SELECT state FROM run WHERE tenant = $1 AND run = $2";
+        let values = vec![tenant.to_string().into(), id.to_string().into()];
+        let found = tx::read(&self.db, "read the run", sql, values).await?;
+        let missing = || StoreError::NotFound { what: "run", id: id.to_string(), tenant: tenant.to_string() };
+        rows::run_state(found.first().ok_or_else(missing)?)
+    }
+
     /// A run with its tasks, artifacts and outputs.
     ///
     /// # Errors
@@ -149,6 +161,7 @@ impl Store {
             .filter(task_instance::Column::Run.eq(id.to_string()))
             .filter(task_instance::Column::Current.eq(true))
             .order_by_asc(task_instance::Column::Ordinal)
+            .order_by_asc(task_instance::Column::Element)
             .all(&self.db)
             .await
             .map_err(StoreError::query("read the task instances"))?;

@@ -3,7 +3,7 @@
 //! The executor asks after the claim was committed. All of it is immutable by then: the run is
 //! pinned, its upstreams have ended. `advance` uses [`scope`] to evaluate `if`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -51,6 +51,23 @@ impl Work {
     }
 }
 
+/// What a run is pinned to: read once per process.
+pub(super) struct Pinned {
+    pub(super) dag: Arc<Dag>,
+    facts: Facts,
+    documents: Vec<PinnedText>,
+}
+
+struct PinnedText {
+    task: String,
+    element: i64,
+    param: String,
+    content: String,
+}
+
+/// Runs whose pins are kept; the pins of others are read again.
+const PINS_KEPT: usize = 4_096;
+
 impl Store {
     /// Loads what a claimed attempt needs.
     ///
@@ -58,37 +75,66 @@ impl Store {
     /// The database's.
     pub async fn work(&self, claim: &Claim) -> Result<Work, StoreError> {
         let identity = &claim.identity;
-        let facts = run_facts(&self.db, &identity.tenant, identity.run).await?;
-        let dag = self.dag(Digest::parse(&facts.row.dag_version).map_err(corrupt("run"))?).await?;
-        let task = dag.task(&identity.instance.task).ok_or_else(|| StoreError::Corrupt {
+        let pinned = self.pinned(&identity.tenant, identity.run).await?;
+        let task = pinned.dag.task(&identity.instance.task).ok_or_else(|| StoreError::Corrupt {
             what: "task instance",
             detail: format!("no task {} in its DAG", identity.instance.task),
         })?;
-        let scope = scope(&self.db, &facts, task, identity.instance.index, &task.with).await?;
+        let mut scope = scope(&self.db, &pinned.facts, task, identity.instance.index, &task.with).await?;
+        if let Some(item) = &claim.item {
+            let item: Value = serde_json::from_str(item).map_err(corrupt("task instance"))?;
+            scope.matrix = json!({ "item": item, "index": identity.instance.index });
+        }
         let inputs = self.inputs(&identity.tenant, identity.run, &task.inputs).await?;
-        let documents = self.documents(&identity.tenant, identity.run, &identity.instance).await?;
-        let facts = facts.facts();
+        let (task, element) = (identity.instance.task.as_str(), rows::element(identity.instance.index));
+        let own = pinned.documents.iter().filter(|it| it.task == task && it.element == element);
+        let documents = own.map(|it| (it.param.clone(), it.content.clone())).collect();
+        let (dag, facts) = (Arc::clone(&pinned.dag), pinned.facts.facts());
         Ok(Work { claim: claim.clone(), dag, facts, scope, inputs, documents })
     }
 
-    async fn documents(
-        &self,
-        tenant: &TenantId,
-        run: RunId,
-        instance: &InstanceId,
-    ) -> Result<IndexMap<String, String>, StoreError> {
+    /// What a run is pinned to.
+    pub(super) async fn pinned(&self, tenant: &TenantId, run: RunId) -> Result<Arc<Pinned>, StoreError> {
+        let key = (tenant.clone(), run);
+        if let Some(pinned) = self.pins().get(&key) {
+            return Ok(Arc::clone(pinned));
+        }
+        let facts = run_facts(&self.db, tenant, run).await?;
+        let sql = "SELECT digest AS dag_version, dag, source FROM dag_version WHERE digest = $1";
+        let values = vec![facts.row.dag_version.clone().into()];
+        let found = super::tx::read(&self.db, "read a DAG version", sql, values).await?;
+        let row = found.first().ok_or_else(|| StoreError::Corrupt {
+            what: "run",
+            detail: format!("its DAG version {} is not there", facts.row.dag_version),
+        })?;
+        let dag = self.dag_of(row)?;
+        let documents = self.documents(tenant, run).await?;
+        let pinned = Arc::new(Pinned { dag, facts, documents });
+        let mut pins = self.pins();
+        if pins.len() >= PINS_KEPT {
+            pins.clear();
+        }
+        pins.insert(key, Arc::clone(&pinned));
+        Ok(pinned)
+    }
+
+    fn pins(&self) -> std::sync::MutexGuard<'_, HashMap<(TenantId, RunId), Arc<Pinned>>> {
+        self.pins.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    async fn documents(&self, tenant: &TenantId, run: RunId) -> Result<Vec<PinnedText>, StoreError> {
         let found = run_document::Entity::find()
             .find_also_related(document::Entity)
             .filter(run_document::Column::Tenant.eq(tenant.as_str()))
             .filter(run_document::Column::Run.eq(run.to_string()))
-            .filter(run_document::Column::Task.eq(instance.task.as_str()))
-            .filter(run_document::Column::Element.eq(rows::element(instance.index)))
             .order_by_asc(run_document::Column::Param)
             .all(&self.db)
             .await
             .map_err(StoreError::query("read the pinned documents"))?;
-        let pairs = found.into_iter().filter_map(|(pin, text)| Some((pin.param, text?.content)));
-        Ok(pairs.collect())
+        let texts = found.into_iter().filter_map(|(pin, text)| {
+            Some(PinnedText { task: pin.task, element: pin.element, param: pin.param, content: text?.content })
+        });
+        Ok(texts.collect())
     }
 
     async fn inputs(&self, tenant: &TenantId, run: RunId, bindings: &[InputBinding]) -> Result<Vec<Input>, StoreError> {
@@ -106,16 +152,15 @@ impl Store {
             .all(&self.db)
             .await
             .map_err(StoreError::query("read the inputs"))?;
+        let mut by_producer: HashMap<(&str, i64, i64, i64), Vec<&artifact::Model>> = HashMap::new();
+        for row in &published {
+            by_producer.entry((&row.task, row.element, row.generation, row.epoch)).or_default().push(row);
+        }
         let mut inputs = Vec::new();
         // `instances` is in the order of the DAG; what an earlier epoch left is not its result.
         for instance in &instances {
-            let own = published.iter().filter(|row| {
-                row.task == instance.task
-                    && row.element == instance.element
-                    && row.generation == instance.generation
-                    && row.epoch == instance.epoch
-            });
-            for row in own {
+            let key = (instance.task.as_str(), instance.element, instance.generation, instance.epoch);
+            for row in by_producer.get(&key).into_iter().flatten() {
                 if wanted(bindings, row, instance) {
                     inputs.push(read_input(row)?);
                 }
@@ -166,6 +211,11 @@ pub(super) struct Facts {
 }
 
 impl Facts {
+    /// The run's seed.
+    pub(super) fn seed(&self) -> u64 {
+        self.row.seed.cast_unsigned()
+    }
+
     fn facts(&self) -> RunFacts {
         RunFacts {
             dag_version: self.row.dag_version.clone(),
@@ -258,6 +308,7 @@ async fn instances<C: ConnectionTrait>(
         .filter(task_instance::Column::Task.is_in(tasks))
         .filter(task_instance::Column::Current.eq(true))
         .order_by_asc(task_instance::Column::Ordinal)
+        .order_by_asc(task_instance::Column::Element)
         .all(db)
         .await
         .map_err(StoreError::query("read the task instances"))

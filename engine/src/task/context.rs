@@ -4,7 +4,7 @@
 //! what was published. Nothing published is visible before the store commits the finish.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
@@ -92,7 +92,7 @@ pub struct TaskContextParts {
     pub documents: IndexMap<String, String>,
     /// Relative sources are below this folder.
     pub project_root: PathBuf,
-    /// A folder of this attempt alone, removed afterwards.
+    /// A folder of this attempt alone, made when it is first asked for and removed afterwards.
     pub scratch: PathBuf,
     /// The object store.
     pub artifacts: Arc<ArtifactStore>,
@@ -105,13 +105,14 @@ pub struct TaskContextParts {
 /// What a task sees of the engine.
 pub struct TaskContext {
     parts: TaskContextParts,
+    has_scratch: OnceLock<()>,
     published: Mutex<Vec<ArtifactRef>>,
 }
 
 impl TaskContext {
     /// Wraps the parts; called by the executor and by tests of tasks.
     pub fn new(parts: TaskContextParts) -> Self {
-        Self { parts, published: Mutex::new(Vec::new()) }
+        Self { parts, has_scratch: OnceLock::new(), published: Mutex::new(Vec::new()) }
     }
 
     /// Which attempt this is.
@@ -131,6 +132,12 @@ impl TaskContext {
 
     /// A folder of this attempt alone.
     pub fn scratch(&self) -> &Path {
+        self.has_scratch.get_or_init(|| {
+            if let Err(error) = std::fs::create_dir_all(&self.parts.scratch) {
+                // Whoever writes there is told by its own error, with the path.
+                tracing::warn!(%error, folder = %self.parts.scratch.display(), "can not make an attempt's folder");
+            }
+        });
         &self.parts.scratch
     }
 
@@ -197,7 +204,7 @@ impl TaskContext {
 
     /// A local file with the verified bytes of an artifact (a champion's model, say).
     pub async fn fetch_ref(&self, artifact: &ArtifactRef) -> Result<PathBuf, TaskError> {
-        Ok(self.parts.artifacts.fetch(artifact, &self.parts.scratch).await?)
+        Ok(self.parts.artifacts.fetch(artifact, self.scratch()).await?)
     }
 
     /// An input parsed as JSON.
@@ -232,7 +239,7 @@ impl TaskContext {
     /// Starts a Parquet artifact; batches go to local scratch until [`ParquetSink::publish`].
     pub fn parquet(&self, name: &str, schema: SchemaRef) -> Result<ParquetSink, TaskError> {
         let name = artifact_name(name)?;
-        let path = self.parts.scratch.join(format!("out-{name}"));
+        let path = self.scratch().join(format!("out-{name}"));
         let writer = ParquetFileWriter::create(&path, schema)?;
         Ok(ParquetSink { name, path, writer })
     }

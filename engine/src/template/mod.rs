@@ -73,6 +73,11 @@ pub fn is_template(text: &str) -> bool {
     text.contains("{{")
 }
 
+/// Whether `text` is exactly one expression, so that what it yields keeps its type.
+pub fn is_one_expression(text: &str) -> bool {
+    is_template(text) && matches!(parse::parse(text).as_deref(), Ok([Piece::Expression(_)]))
+}
+
 /// Renders each string in `value`; the rest is copied. A string that is exactly one expression keeps
 /// the type of what it yields, any other becomes text. Keys are never rendered.
 ///

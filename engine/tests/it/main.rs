@@ -5,4 +5,5 @@ mod dag_diagnostics;
 mod dag_graphs;
 mod dag_limits;
 mod kinds;
+mod queue;
 mod store;

@@ -2,6 +2,7 @@
 //!
 //! Each scenario is a function over a fresh store; `on_both!` makes a test of it for each database.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use headworks_engine::plan::FailureKind;
 use headworks_engine::registry::RegistryChange;
 use headworks_engine::run::{RunState, TaskState};
 use headworks_engine::store::{
-    Claim, ClaimScope, Finish, NewRun, NewSession, OpenMode, Outcome, Receipt, RunKind, Store, StoreError,
+    Claim, ClaimRequest, ClaimScope, Finish, NewRun, NewSession, OpenMode, Outcome, Receipt, RunKind, Store, StoreError,
 };
 use headworks_engine::task::{ErrorClass, Kinds};
 use serde_json::{Value, json};
@@ -23,8 +24,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// A fresh database with what keeps it alive.
-struct Bed {
-    store: Arc<Store>,
+pub(crate) struct Bed {
+    pub(crate) store: Arc<Store>,
     url: String,
     kinds: Kinds,
     folder: tempfile::TempDir,
@@ -32,13 +33,13 @@ struct Bed {
 }
 
 impl Bed {
-    async fn sqlite() -> Self {
+    pub(crate) async fn sqlite() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let url = format!("sqlite://{}/hw.db", folder.path().display());
         Self::open(url, folder, None).await
     }
 
-    async fn postgres() -> Self {
+    pub(crate) async fn postgres() -> Self {
         let database = testkit::postgres();
         Self::open(database.url(), tempfile::tempdir().expect("a folder"), Some(database)).await
     }
@@ -66,34 +67,49 @@ impl Bed {
         }
     }
 
-    async fn start(&self, toml: &str) -> NewRun {
+    pub(crate) async fn start(&self, toml: &str) -> NewRun {
         let new = self.new_run(toml);
         self.store.create_run(&new).await.expect("created");
         new
     }
 
-    async fn session(&self) -> SessionId {
+    /// A run of another tenant.
+    pub(crate) async fn start_for(&self, whose: &str, toml: &str) -> NewRun {
+        let new = NewRun { tenant: tenant(whose), ..self.new_run(toml) };
+        self.store.create_run(&new).await.expect("created");
+        new
+    }
+
+    pub(crate) async fn session(&self) -> SessionId {
+        self.session_of(Duration::from_secs(60)).await
+    }
+
+    pub(crate) async fn session_of(&self, ttl: Duration) -> SessionId {
         let session = SessionId::from_uuid(Uuid::new_v4());
-        let new = NewSession { session, kind: "run", ttl: Duration::from_secs(60) };
-        self.store.open_session(&new).await.expect("a session");
+        self.store.open_session(&NewSession { session, kind: "run", ttl }).await.expect("a session");
         session
     }
 
-    async fn claim(&self, session: SessionId, limit: usize) -> Vec<Claim> {
-        self.store.claim(session, &ClaimScope::Any, limit).await.expect("claims")
+    pub(crate) async fn claim(&self, session: SessionId, limit: usize) -> Vec<Claim> {
+        self.store.claim(&any(session, limit)).await.expect("claims")
+    }
+
+    /// Records finishes without asking for more.
+    pub(crate) async fn report(&self, finishes: &[Finish]) -> Vec<Receipt> {
+        self.store.finish(finishes, None).await.expect("recorded").receipts
     }
 
     /// The states of a run's task instances, in the order of the DAG.
-    async fn states(&self, run: &NewRun) -> Vec<(String, TaskState)> {
+    pub(crate) async fn states(&self, run: &NewRun) -> Vec<(String, TaskState)> {
         let view = self.store.run_view(&run.tenant, run.run).await.expect("the run is there");
         view.tasks.iter().map(|task| (task.instance.to_string(), task.state)).collect()
     }
 
-    async fn run_state(&self, run: &NewRun) -> RunState {
+    pub(crate) async fn run_state(&self, run: &NewRun) -> RunState {
         self.store.run_view(&run.tenant, run.run).await.expect("the run is there").summary.state
     }
 
-    fn executor(&self) -> Executor {
+    pub(crate) fn executor(&self) -> Executor {
         let artifacts = ArtifactStore::open(&self.folder.path().join("objects").display().to_string());
         let settings = Settings {
             slots: 4,
@@ -105,7 +121,7 @@ impl Bed {
         Executor::new(Arc::clone(&self.store), Arc::new(artifacts.expect("opens")), self.kinds.clone(), settings)
     }
 
-    async fn execute(&self, run: &NewRun) -> Result<RunState, ExecutorError> {
+    pub(crate) async fn execute(&self, run: &NewRun) -> Result<RunState, ExecutorError> {
         let (sender, _) = mpsc::unbounded_channel();
         self.executor().run_to_end(&run.tenant, run.run, sender, CancellationToken::new()).await
     }
@@ -115,15 +131,20 @@ fn tenant(id: &str) -> TenantId {
     TenantId::parse(id).expect("a valid id")
 }
 
-fn finish(session: SessionId, claim: &Claim, outcome: Outcome) -> Finish {
+/// A claim of anyone's tasks.
+pub(crate) fn any(session: SessionId, limit: usize) -> ClaimRequest {
+    ClaimRequest { session, scope: ClaimScope::Any, limit, lately: BTreeMap::new() }
+}
+
+pub(crate) fn finish(session: SessionId, claim: &Claim, outcome: Outcome) -> Finish {
     Finish { identity: claim.identity.clone(), session, outcome, artifacts: Vec::new(), inputs: Vec::new() }
 }
 
-fn succeeded(outputs: Value) -> Outcome {
+pub(crate) fn succeeded(outputs: Value) -> Outcome {
     Outcome::Succeeded { outputs, registry: Vec::new() }
 }
 
-fn broken(kind: FailureKind) -> Outcome {
+pub(crate) fn broken(kind: FailureKind) -> Outcome {
     Outcome::Failed { kind, class: ErrorClass::System, message: "it broke".into() }
 }
 
@@ -131,14 +152,16 @@ macro_rules! on_both {
     ($($name:ident),+ $(,)?) => {
         mod sqlite {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name(super::Bed::sqlite().await).await })+
+            async fn $name() { super::$name($crate::store::Bed::sqlite().await).await })+
         }
         mod postgres {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name(super::Bed::postgres().await).await })+
+            async fn $name() { super::$name($crate::store::Bed::postgres().await).await })+
         }
     };
 }
+
+pub(crate) use on_both;
 
 on_both!(
     a_chain_advances_with_each_finish,
@@ -177,13 +200,13 @@ async fn a_chain_advances_with_each_finish(bed: Bed) {
     let first = bed.claim(session, 8).await;
     assert_eq!(first.len(), 1, "only the root is ready");
     assert_eq!((first[0].identity.attempt.0, first[0].identity.epoch.0), (1, 1));
-    let receipts = bed.store.finish(&[finish(session, &first[0], succeeded(json!({ "n": 1 })))]).await.expect("ok");
+    let receipts = bed.report(&[finish(session, &first[0], succeeded(json!({ "n": 1 })))]).await;
     let expected =
         Receipt::Recorded { task: TaskState::Succeeded, run: RunState::Running, not_before: None, reason: None };
     assert_eq!(receipts, [expected]);
     let second = bed.claim(session, 8).await;
     assert_eq!(second[0].identity.instance.to_string(), "b");
-    let receipts = bed.store.finish(&[finish(session, &second[0], succeeded(json!({})))]).await.expect("ok");
+    let receipts = bed.report(&[finish(session, &second[0], succeeded(json!({})))]).await;
     assert!(matches!(receipts[0], Receipt::Recorded { run: RunState::Succeeded, .. }));
     let view = bed.store.run_view(&run.tenant, run.run).await.expect("there");
     assert_eq!(view.outputs["a"]["n"], 1);
@@ -198,14 +221,14 @@ async fn a_late_report_is_refused_and_recorded(bed: Bed) {
     let other = bed.session().await;
     let newer = bed.claim(other, 1).await.remove(0);
     assert_eq!((newer.identity.attempt.0, newer.identity.epoch.0), (2, 2));
-    let late = bed.store.finish(&[finish(session, &claim, succeeded(json!({ "by": "zombie" })))]).await.expect("ok");
+    let late = bed.report(&[finish(session, &claim, succeeded(json!({ "by": "zombie" })))]).await;
     assert_eq!(late, [Receipt::Refused]);
     // Nor may the zombie write under the new session's name with its old epoch.
-    let late = bed.store.finish(&[finish(other, &claim, succeeded(json!({ "by": "zombie" })))]).await.expect("ok");
+    let late = bed.report(&[finish(other, &claim, succeeded(json!({ "by": "zombie" })))]).await;
     assert_eq!(late, [Receipt::Refused]);
-    let good = bed.store.finish(&[finish(other, &newer, succeeded(json!({ "by": "heir" })))]).await.expect("ok");
+    let good = bed.report(&[finish(other, &newer, succeeded(json!({ "by": "heir" })))]).await;
     assert!(matches!(good[0], Receipt::Recorded { task: TaskState::Succeeded, .. }));
-    let again = bed.store.finish(&[finish(other, &newer, broken(FailureKind::Permanent))]).await.expect("ok");
+    let again = bed.report(&[finish(other, &newer, broken(FailureKind::Permanent))]).await;
     assert_eq!(again, [Receipt::Refused], "terminal states absorb");
     let view = bed.store.run_view(&run.tenant, run.run).await.expect("there");
     assert_eq!(view.outputs["a"]["by"], "heir");
@@ -218,8 +241,9 @@ async fn a_revoked_session_writes_nothing(bed: Bed) {
     let session = bed.session().await;
     let claim = bed.claim(session, 1).await.remove(0);
     bed.store.close_session(session).await.expect("closed");
-    assert!(!bed.store.heartbeat(session, Duration::from_secs(60)).await.expect("ok"), "it can not come back");
-    let receipts = bed.store.finish(&[finish(session, &claim, succeeded(json!({})))]).await.expect("ok");
+    let beat = bed.store.heartbeat(session, Duration::from_secs(60)).await.expect("ok");
+    assert!(beat.is_none(), "it can not come back");
+    let receipts = bed.report(&[finish(session, &claim, succeeded(json!({})))]).await;
     assert_eq!(receipts, [Receipt::Refused]);
     assert_eq!(bed.states(&run).await[0].1, TaskState::Running, "the row is as it was");
     assert!(bed.claim(session, 8).await.is_empty(), "nor does it claim");
@@ -234,7 +258,7 @@ async fn only_one_claimer_gets_a_task(bed: Bed) {
         claimers.push(tokio::spawn(async move {
             let mut mine = Vec::new();
             loop {
-                let claims = store.claim(session, &ClaimScope::Any, 3).await.expect("claims");
+                let claims = store.claim(&any(session, 3)).await.expect("claims");
                 if claims.is_empty() {
                     return mine;
                 }
@@ -254,7 +278,7 @@ async fn only_one_claimer_gets_a_task(bed: Bed) {
     assert_eq!(bed.run_state(&run).await, RunState::Running);
 }
 
-fn numbers(n: usize) -> String {
+pub(crate) fn numbers(n: usize) -> String {
     (0..n).map(|i| i.to_string()).collect::<Vec<_>>().join(", ")
 }
 
@@ -270,7 +294,7 @@ async fn a_failure_spends_its_retries_then_fails_the_run(bed: Bed) {
     let run = bed.start(RETRY).await;
     let session = bed.session().await;
     let claim = bed.claim(session, 1).await.remove(0);
-    let receipts = bed.store.finish(&[finish(session, &claim, broken(FailureKind::Transient))]).await.expect("ok");
+    let receipts = bed.report(&[finish(session, &claim, broken(FailureKind::Transient))]).await;
     assert!(matches!(receipts[0], Receipt::Recorded { task: TaskState::RetryWait, not_before: Some(_), .. }));
     let second = loop {
         // The delay of a millisecond is decided by the database's clock: ask until it has passed.
@@ -280,7 +304,7 @@ async fn a_failure_spends_its_retries_then_fails_the_run(bed: Bed) {
         }
     };
     assert_eq!((second.identity.attempt.0, second.identity.epoch.0), (2, 2));
-    let receipts = bed.store.finish(&[finish(session, &second, broken(FailureKind::Transient))]).await.expect("ok");
+    let receipts = bed.report(&[finish(session, &second, broken(FailureKind::Transient))]).await;
     assert!(matches!(receipts[0], Receipt::Recorded { task: TaskState::Failed, run: RunState::Failed, .. }));
     assert_eq!(bed.run_state(&run).await, RunState::Failed);
 }
@@ -317,7 +341,7 @@ async fn skips_and_failures_run_down_the_graph(bed: Bed) {
     let session = bed.session().await;
     let claims = bed.claim(session, 8).await;
     assert_eq!(claims.len(), 1, "`never` was skipped at once, so `after_never` was too");
-    bed.store.finish(&[finish(session, &claims[0], broken(FailureKind::Permanent))]).await.expect("ok");
+    bed.report(&[finish(session, &claims[0], broken(FailureKind::Permanent))]).await;
     use TaskState::{Failed, Ready, Skipped, UpstreamFailed};
     let expected = [
         ("a", Failed),
@@ -332,7 +356,7 @@ async fn skips_and_failures_run_down_the_graph(bed: Bed) {
     assert_eq!(bed.states(&run).await, expected);
     let claims = bed.claim(session, 8).await;
     let finishes: Vec<_> = claims.iter().map(|claim| finish(session, claim, succeeded(json!({})))).collect();
-    bed.store.finish(&finishes).await.expect("ok");
+    bed.report(&finishes).await;
     assert_eq!(bed.run_state(&run).await, RunState::Failed, "a failed task fails its run, whoever cleaned up");
 }
 
@@ -359,7 +383,7 @@ async fn conditions_read_the_outputs_of_upstreams(bed: Bed) {
     let run = bed.start(CONDITION).await;
     let session = bed.session().await;
     let claim = bed.claim(session, 1).await.remove(0);
-    bed.store.finish(&[finish(session, &claim, succeeded(json!({ "n": 4 })))]).await.expect("ok");
+    bed.report(&[finish(session, &claim, succeeded(json!({ "n": 4 })))]).await;
     let states: Vec<_> = bed.states(&run).await.into_iter().map(|(_, state)| state).collect();
     assert_eq!(states, [TaskState::Succeeded, TaskState::Ready, TaskState::Skipped, TaskState::Failed]);
     let view = bed.store.run_view(&run.tenant, run.run).await.expect("there");
@@ -375,7 +399,7 @@ async fn a_lost_worker_is_replaced_and_the_third_loss_quarantines(bed: Bed) {
         let claim = bed.claim(session, 1).await.remove(0);
         assert_eq!(claim.identity.epoch.0, loss, "each claim fences the one before");
         assert_eq!(bed.store.reclaim(&run.tenant, run.run).await.expect("ok"), 1);
-        assert!(!bed.store.heartbeat(session, Duration::from_secs(60)).await.expect("ok"));
+        assert!(bed.store.heartbeat(session, Duration::from_secs(60)).await.expect("ok").is_none());
     }
     let states: Vec<_> = bed.states(&run).await.into_iter().map(|(_, state)| state).collect();
     assert_eq!(states, [TaskState::Quarantined, TaskState::UpstreamFailed]);
@@ -389,7 +413,7 @@ async fn a_cancel_ends_what_waits_and_keeps_what_ended(bed: Bed) {
     assert_eq!(bed.store.cancel(&run.tenant, run.run).await.expect("ok"), RunState::Canceling);
     assert_eq!(bed.states(&run).await[1].1, TaskState::Canceled);
     // What the attempt reports no longer matters to its run, but a success stays a success.
-    let receipts = bed.store.finish(&[finish(session, &claim, succeeded(json!({})))]).await.expect("ok");
+    let receipts = bed.report(&[finish(session, &claim, succeeded(json!({})))]).await;
     assert!(matches!(receipts[0], Receipt::Recorded { run: RunState::Canceled, .. }), "{receipts:?}");
     assert_eq!(bed.states(&run).await[0].1, TaskState::Succeeded);
     assert_eq!(bed.store.cancel(&run.tenant, run.run).await.expect("ok"), RunState::Canceled, "it absorbs");
@@ -402,7 +426,7 @@ async fn the_last_two_of_a_run_finish_at_once(bed: Bed) {
         let claims = bed.claim(session, 2).await;
         let one = [finish(session, &claims[0], succeeded(json!({})))];
         let two = [finish(session, &claims[1], succeeded(json!({})))];
-        let (one, two) = tokio::join!(bed.store.finish(&one), bed.store.finish(&two));
+        let (one, two) = tokio::join!(bed.store.finish(&one, None), bed.store.finish(&two, None));
         one.expect("ok");
         two.expect("ok");
         assert_eq!(bed.run_state(&run).await, RunState::Succeeded, "whoever comes second ends the run");
@@ -434,9 +458,9 @@ async fn promotion_is_one_compare_and_swap(bed: Bed) {
         claims.push(bed.claim(session, 1).await.remove(0));
     }
     // Both judged against no champion; the second has to judge again.
-    let first = bed.store.finish(&[finish(session, &claims[0], promotion(None))]).await.expect("ok");
+    let first = bed.report(&[finish(session, &claims[0], promotion(None))]).await;
     assert!(matches!(first[0], Receipt::Recorded { task: TaskState::Succeeded, .. }));
-    let second = bed.store.finish(&[finish(session, &claims[1], promotion(None))]).await.expect("ok");
+    let second = bed.report(&[finish(session, &claims[1], promotion(None))]).await;
     let Receipt::Recorded { task, reason: Some(reason), .. } = &second[0] else { panic!("{second:?}") };
     assert_ne!(*task, TaskState::Succeeded);
     assert!(reason.to_string().contains("changed from none to v1"), "{reason}");
@@ -450,7 +474,7 @@ async fn promotion_is_one_compare_and_swap(bed: Bed) {
             break claim;
         }
     };
-    bed.store.finish(&[finish(session, &third, promotion(Some(1)))]).await.expect("ok");
+    bed.report(&[finish(session, &third, promotion(Some(1)))]).await;
     let statuses: Vec<_> = bed.store.models(None, None).await.expect("ok").into_iter().map(|it| it.version).collect();
     use headworks_engine::registry::ModelStatus::{Archived, Champion};
     let statuses: Vec<_> = statuses.iter().map(|it| (it.version, it.status)).collect();
@@ -475,7 +499,7 @@ async fn events_have_no_gap(bed: Bed) {
     let run = bed.start(GRAPH).await;
     bed.execute(&run).await.expect("ends");
     let events = bed.store.events(&run.tenant, run.run).await.expect("events");
-    let mut by_row = std::collections::BTreeMap::<_, Vec<i64>>::new();
+    let mut by_row = BTreeMap::<_, Vec<i64>>::new();
     for event in &events {
         by_row.entry(event.instance.as_ref().map(ToString::to_string)).or_default().push(event.seq);
     }
@@ -539,7 +563,8 @@ async fn the_executor_times_out_and_retries(bed: Bed) {
     assert_eq!((view.tasks[0].state, view.tasks[0].attempts), (TaskState::Succeeded, 3));
     assert_eq!((view.tasks[1].state, view.tasks[1].attempts), (TaskState::Failed, 1));
     assert_eq!(view.tasks[1].reason.as_ref().map(|it| it.code()), Some("attempt_timed_out"));
-    let leftovers = std::fs::read_dir(bed.folder.path().join("scratch")).expect("a folder").count();
+    // The folder itself is there only if an attempt asked for its own.
+    let leftovers = std::fs::read_dir(bed.folder.path().join("scratch")).map_or(0, Iterator::count);
     assert_eq!(leftovers, 0, "attempts leave no folder behind");
 }
 
@@ -584,7 +609,7 @@ async fn a_run_is_taken_up_without_running_anything_twice(bed: Bed) {
     let dead = bed.session().await;
     // A process that finished `a`, began `b`, and was killed.
     let a = bed.claim(dead, 1).await.remove(0);
-    bed.store.finish(&[finish(dead, &a, succeeded(json!({})))]).await.expect("ok");
+    bed.report(&[finish(dead, &a, succeeded(json!({})))]).await;
     let b = bed.claim(dead, 1).await.remove(0);
     assert_eq!(b.identity.instance, InstanceId::new(TaskId::parse("b").expect("valid"), None));
     assert!(matches!(bed.execute(&run).await, Err(ExecutorError::Stalled { .. })), "not while it is held");

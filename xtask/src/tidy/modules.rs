@@ -17,7 +17,7 @@ pub const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("clock", &[]),
     ("task", &["id", "dag", "artifact", "registry"]),
     ("artifact", &["id"]),
-    ("store", &["id", "dag", "run", "plan", "template", "registry", "task", "artifact", "clock"]),
+    ("store", &["id", "dag", "run", "plan", "template", "tenant", "registry", "task", "artifact", "clock"]),
     ("launch", &["id", "dag", "plan", "template", "store"]),
     ("executor", &["id", "dag", "run", "plan", "template", "registry", "task", "artifact", "store", "clock"]),
     ("scheduler", &["id", "dag", "plan", "schedule", "tenant", "store", "artifact", "clock"]),

@@ -1,0 +1,116 @@
+//! `headworks serve` and `headworks worker`: execute whatever is ready, until SIGTERM.
+//!
+//! Both do the scheduler's chores: each is safe to run in several processes at once, and a fleet of
+//! workers without a server loses nothing.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::artifact::ArtifactStore;
+use engine::executor::{Executor, Progress};
+use engine::scheduler::{self, Counters, Intervals};
+use engine::store::{OpenMode, Store};
+use server::Server;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Session, run::settings};
+use crate::args::{ServeArgs, WorkerArgs};
+use crate::exit::Failure;
+use crate::output::Output;
+
+/// Runs `serve`.
+pub(super) async fn serve(session: &Session<'_>, args: &ServeArgs) -> Result<ExitCode, Failure> {
+    let store = session.store(OpenMode::Own).await?;
+    let failed = |error| Failure::file(format!("can not listen on {}", args.listen), error);
+    let (listener, address) = server::bind(args.listen).await.map_err(failed)?;
+    let (drain, stop, counters) = (on_signal()?, CancellationToken::new(), Arc::new(Counters::default()));
+    let shared = Server { store: Arc::clone(&store), counters: Arc::clone(&counters), drain: drain.clone() };
+    let http = tokio::spawn(server::serve(listener, shared, stop.clone()));
+    session.output.note(&format!("serving http://{address} with {}", store.url()));
+    let ended = work(session, &store, ("serve", args.slots), counters, drain).await;
+    stop.cancel();
+    http.await.map_err(|error| Failure::bug("the HTTP server ended", error))?.map_err(failed)?;
+    ended
+}
+
+/// Runs `worker`.
+pub(super) async fn worker(session: &Session<'_>, args: &WorkerArgs) -> Result<ExitCode, Failure> {
+    let store = session.store(OpenMode::Own).await?;
+    if store.is_owned() {
+        let message = "an SQLite database has one process: `headworks serve` works, too";
+        return Err(Failure::usage(message).hint("set HEADWORKS_STORE_URL to a Postgres URL for more workers"));
+    }
+    session.output.note(&format!("working for {}", store.url()));
+    work(session, &store, ("worker", args.slots), Arc::new(Counters::default()), on_signal()?).await
+}
+
+async fn work(
+    session: &Session<'_>,
+    store: &Arc<Store>,
+    (kind, slots): (&'static str, Option<usize>),
+    counters: Arc<Counters>,
+    drain: CancellationToken,
+) -> Result<ExitCode, Failure> {
+    session.apply_limits(store).await?;
+    let artifacts = Arc::new(ArtifactStore::open(&session.config.artifacts.url)?);
+    let mut settings = settings(session);
+    settings.slots = slots.unwrap_or(settings.slots);
+    let config = &session.config.scheduler;
+    let intervals = Intervals {
+        reap: Duration::from_secs_f64(config.reap_seconds),
+        expire: Duration::from_secs_f64(config.reap_seconds),
+        reconcile: Duration::from_secs_f64(config.reconcile_seconds),
+        lease_ttl: settings.lease_ttl,
+    };
+    let stop = CancellationToken::new();
+    let chores = tokio::spawn(scheduler::run(Arc::clone(store), intervals, counters, stop.clone()));
+    let relay = tokio::spawn(Arc::clone(store).relay_wake_ups());
+    let kinds = session.project.kinds().clone();
+    let executor = Executor::new(Arc::clone(store), artifacts, kinds, settings);
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let telling = tokio::spawn(tell(*session.output, receiver));
+    let grace = Duration::from_secs_f64(session.config.executor.drain_grace_seconds);
+    let ended = executor.serve(kind, sender, drain, grace).await;
+    stop.cancel();
+    relay.abort();
+    chores.await.ok();
+    telling.await.ok();
+    ended?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One line per end of an attempt: what a supervisor's log keeps.
+async fn tell(output: Output, mut progress: mpsc::UnboundedReceiver<Progress>) {
+    while let Some(message) = progress.recv().await {
+        match message {
+            Progress::Finished { instance, state, reason, elapsed } => {
+                let why = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+                output.note(&format!("{instance} {state} after {:.3} s{why}", elapsed.as_secs_f64()));
+            }
+            Progress::Refused { instance } => output.note(&format!("{instance}: its report came too late")),
+            Progress::Started { .. } | Progress::Canceling => {}
+        }
+    }
+}
+
+/// Fires with the first SIGTERM or SIGINT; the second ends this process at once.
+fn on_signal() -> Result<CancellationToken, Failure> {
+    let failed = |error| Failure::file("can not listen for signals", error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let drain = CancellationToken::new();
+    let fired = drain.clone();
+    tokio::spawn(async move {
+        for round in 0..2 {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            if round == 1 {
+                std::process::exit(1);
+            }
+            fired.cancel();
+        }
+    });
+    Ok(drain)
+}

@@ -1,0 +1,446 @@
+//! The dispatcher: one loop over one closed set of messages, for one session of one process.
+//!
+//! It claims for the free slots, starts attempts in tasks of their own, reports what they say, and
+//! takes with each report what comes next. It decides nothing about states: the store records
+//! outcomes and advances runs in the same transaction. Used by [`super::Executor`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::attempt::{Environment, execute};
+use super::session::{Beat, Lease};
+use super::usage::Usage;
+use super::{ExecutorError, Progress, failed};
+use crate::id::{Epoch, InstanceId, RunId, SessionId, TenantId};
+use crate::plan::{FailureKind, Micros};
+use crate::run::{RunState, is_terminal};
+use crate::store::{
+    Claim, ClaimRequest, ClaimScope, Finish, Finished, HeldAttempt, Next, Outcome, Receipt, StoreError,
+};
+use crate::task::ErrorClass;
+
+/// How long finishes are collected before they are written together.
+const GROUP_COMMIT_WAIT: Duration = Duration::from_millis(2);
+/// How many finishes are written together at the most.
+const GROUP_COMMIT_ITEMS: usize = 256;
+/// Tries to report a finish while the database is away, before the lease would end anyway.
+const REPORT_TRIES: u32 = 5;
+/// How often the store is asked what may start: the truth, where a notification was lost.
+const POLL: Duration = Duration::from_secs(1);
+
+/// A finished attempt on its way to the store.
+struct Done {
+    finish: Finish,
+    elapsed: Duration,
+}
+
+/// An attempt under way.
+struct Running {
+    epoch: Epoch,
+    stop: CancellationToken,
+    started: Instant,
+    /// Told to stop because this worker goes, not because its run was canceled.
+    is_handed_back: bool,
+}
+
+type AttemptKey = (TenantId, RunId, InstanceId);
+
+/// See the module.
+pub(super) struct Dispatcher {
+    environment: Arc<Environment>,
+    session: SessionId,
+    scope: ClaimScope,
+    slots: usize,
+    running: HashMap<AttemptKey, Running>,
+    sender: mpsc::UnboundedSender<Done>,
+    receiver: mpsc::UnboundedReceiver<Done>,
+    progress: mpsc::UnboundedSender<Progress>,
+    usage: Usage,
+    /// Whether something may be ready that nobody has claimed.
+    may_claim: bool,
+    /// Whether the last claim got all that it asked for: there may be more.
+    others_wait: bool,
+    /// When a retry comes due, as far as this process knows.
+    retry_due: Option<tokio::time::Instant>,
+}
+
+/// What woke the dispatcher.
+enum Woken {
+    Done(Box<Done>),
+    RetryDue,
+    CancelAsked,
+    DrainAsked,
+    DrainEnded,
+    LeaseLost,
+    Beat(Beat),
+    /// Something may be ready: another's notification, or time for a look.
+    Look,
+}
+
+/// How far a drain has come.
+enum Drain {
+    No,
+    /// Attempts may still end by themselves until then.
+    Until(tokio::time::Instant),
+    /// They were told to stop and are handed back.
+    HandingBack,
+}
+
+impl Dispatcher {
+    pub(super) fn new(
+        environment: Arc<Environment>,
+        session: SessionId,
+        scope: ClaimScope,
+        progress: mpsc::UnboundedSender<Progress>,
+    ) -> Self {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        Self {
+            slots: environment.settings.slots,
+            environment,
+            session,
+            scope,
+            running: HashMap::new(),
+            sender,
+            receiver,
+            progress,
+            usage: Usage::new(Instant::now()),
+            may_claim: true,
+            others_wait: false,
+            retry_due: None,
+        }
+    }
+
+    /// Executes one run until it has ended. A `cancel` that fires is made durable first, then
+    /// delivered.
+    pub(super) async fn run_to_end(
+        &mut self,
+        (tenant, run): (&TenantId, RunId),
+        lease: &mut Lease,
+        cancel: &CancellationToken,
+    ) -> Result<RunState, ExecutorError> {
+        let mut canceled = false;
+        self.wake_retries().await?;
+        loop {
+            self.claim().await?;
+            if self.running.is_empty() && self.retry_due.is_none() {
+                let state = self.environment.store.run_state(tenant, run).await?;
+                let stalled = Err(ExecutorError::Stalled { run, state });
+                return if is_terminal(state) { Ok(state) } else { stalled };
+            }
+            let woken = tokio::select! {
+                Some(done) = self.receiver.recv() => Woken::Done(Box::new(done)),
+                () = sleep_until(self.retry_due) => Woken::RetryDue,
+                () = cancel.cancelled(), if !canceled => Woken::CancelAsked,
+                beat = lease.beat() => beat.map_or(Woken::LeaseLost, Woken::Beat),
+            };
+            match woken {
+                Woken::Done(done) => {
+                    if let Some(state) = self.report(*done, true).await?.filter(|state| is_terminal(*state)) {
+                        return Ok(state);
+                    }
+                }
+                Woken::RetryDue => self.wake_retries().await?,
+                Woken::CancelAsked => {
+                    canceled = true;
+                    self.environment.store.cancel(tenant, run).await?;
+                    self.tell(Progress::Canceling);
+                    self.stop_all();
+                }
+                Woken::Beat(beat) => self.heed(&beat),
+                _ => return Err(ExecutorError::LeaseLost),
+            }
+        }
+    }
+
+    /// Executes whatever may be claimed, until `drain` fires and what runs has ended or, `grace`
+    /// later, was handed back.
+    pub(super) async fn serve(
+        &mut self,
+        lease: &mut Lease,
+        drain: &CancellationToken,
+        grace: Duration,
+    ) -> Result<(), ExecutorError> {
+        let mut draining = Drain::No;
+        let mut wake_ups = self.environment.store.wake_ups();
+        loop {
+            if matches!(draining, Drain::No) {
+                self.claim().await?;
+            } else if self.running.is_empty() {
+                return Ok(());
+            }
+            let end = if let Drain::Until(end) = draining { Some(end) } else { None };
+            let woken = tokio::select! {
+                Some(done) = self.receiver.recv() => Woken::Done(Box::new(done)),
+                () = sleep_until(self.retry_due) => Woken::RetryDue,
+                beat = lease.beat() => beat.map_or(Woken::LeaseLost, Woken::Beat),
+                Ok(()) = wake_ups.changed() => Woken::Look,
+                () = tokio::time::sleep(jittered(POLL)) => Woken::Look,
+                () = drain.cancelled(), if matches!(draining, Drain::No) => Woken::DrainAsked,
+                () = sleep_until(end), if end.is_some() => Woken::DrainEnded,
+            };
+            match woken {
+                Woken::Done(done) => {
+                    self.report(*done, matches!(draining, Drain::No)).await?;
+                }
+                Woken::RetryDue => self.wake_retries().await?,
+                Woken::Beat(beat) => self.heed(&beat),
+                Woken::Look => self.look().await?,
+                Woken::DrainAsked => draining = Drain::Until(tokio::time::Instant::now() + grace),
+                Woken::DrainEnded => {
+                    draining = Drain::HandingBack;
+                    self.hand_back();
+                }
+                Woken::CancelAsked | Woken::LeaseLost => return Err(ExecutorError::LeaseLost),
+            }
+        }
+    }
+
+    /// Asks whether anything may start: one read, whatever waits.
+    async fn look(&mut self) -> Result<(), StoreError> {
+        let pending = match self.environment.store.pending(&self.scope).await {
+            Ok(pending) => pending,
+            Err(error) => {
+                tracing::warn!(%error, "can not look for ready tasks; looking again");
+                return Ok(());
+            }
+        };
+        self.set_retry_due(pending.retry_due, pending.now);
+        if pending.is_ready {
+            self.may_claim = true;
+            self.others_wait = true;
+        }
+        Ok(())
+    }
+
+    fn free(&self) -> usize {
+        self.slots.saturating_sub(self.running.len())
+    }
+
+    fn request(&mut self, limit: usize) -> ClaimRequest {
+        ClaimRequest {
+            session: self.session,
+            scope: self.scope.clone(),
+            limit,
+            lately: self.usage.averages(Instant::now()),
+        }
+    }
+
+    /// Fills the free slots.
+    async fn claim(&mut self) -> Result<(), StoreError> {
+        let free = self.free();
+        if !self.may_claim || free == 0 {
+            return Ok(());
+        }
+        let request = self.request(free);
+        let claims = match self.environment.store.claim(&request).await {
+            Ok(claims) => claims,
+            // The next look tries again; the heartbeat decides whether this session lives on.
+            Err(error) if error.is_unavailable() => {
+                tracing::warn!(%error, "can not claim");
+                self.may_claim = false;
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        self.others_wait = claims.len() == free;
+        self.may_claim = self.others_wait;
+        for claim in claims {
+            self.start(claim);
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, claim: Claim) {
+        let token = CancellationToken::new();
+        let identity = &claim.identity;
+        let instance = identity.instance.clone();
+        self.tell(Progress::Started { instance: instance.clone(), attempt: identity.attempt.0 });
+        let key = (identity.tenant.clone(), identity.run, instance);
+        let (epoch, stop, started) = (identity.epoch, token.clone(), Instant::now());
+        self.running.insert(key, Running { epoch, stop, started, is_handed_back: false });
+        let (environment, session, sender) = (Arc::clone(&self.environment), self.session, self.sender.clone());
+        tokio::spawn(async move {
+            let finish = execute(&environment, session, claim, token).await;
+            // The dispatcher is gone only when this process is done with the session.
+            sender.send(Done { finish, elapsed: started.elapsed() }).ok();
+        });
+    }
+
+    /// Reports `first` and whatever finishes within the wait of a group commit; starts what the store
+    /// gave in return. Returns where the last reported run stands.
+    async fn report(&mut self, first: Done, may_claim: bool) -> Result<Option<RunState>, ExecutorError> {
+        let mut batch = vec![first];
+        while batch.len() < GROUP_COMMIT_ITEMS
+            && let Ok(done) = self.receiver.try_recv()
+        {
+            batch.push(done);
+        }
+        // Whoever runs alone has nobody to wait for; nor has who brings a batch along.
+        if batch.len() == 1 && self.running.len() > 1 {
+            self.collect(&mut batch).await;
+        }
+        let (mut finishes, mut times) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+        for mut done in batch {
+            let running = self.running.get(&key_of(&done.finish));
+            if running.is_some_and(|running| running.is_handed_back) {
+                hand_over(&mut done.finish);
+            }
+            times.push(done.elapsed);
+            finishes.push(done.finish);
+        }
+        let limit = self.free() + finishes.len();
+        let next = may_claim.then(|| Next { request: self.request(limit), others_wait: self.others_wait });
+        let finished = self.finish(&finishes, next.as_ref()).await?;
+        let Finished { receipts, claims, left_ready } = finished;
+        let now = Instant::now();
+        let mut state = None;
+        for ((finish, receipt), elapsed) in finishes.iter().zip(receipts).zip(times) {
+            self.running.remove(&key_of(finish));
+            self.usage.add(&finish.identity.tenant, elapsed, now);
+            state = self.note_receipt(finish, receipt, elapsed).or(state);
+        }
+        let waited = self.others_wait;
+        self.others_wait = (waited && claims.len() == limit) || left_ready;
+        self.may_claim |= self.others_wait;
+        for claim in claims {
+            self.start(claim);
+        }
+        Ok(state)
+    }
+
+    async fn collect(&mut self, batch: &mut Vec<Done>) {
+        let deadline = tokio::time::sleep(GROUP_COMMIT_WAIT);
+        tokio::pin!(deadline);
+        while batch.len() < GROUP_COMMIT_ITEMS && batch.len() < self.running.len() {
+            tokio::select! {
+                Some(done) = self.receiver.recv() => batch.push(done),
+                () = &mut deadline => break,
+            }
+        }
+    }
+
+    fn note_receipt(&mut self, finish: &Finish, receipt: Receipt, elapsed: Duration) -> Option<RunState> {
+        let instance = finish.identity.instance.clone();
+        match receipt {
+            Receipt::Recorded { task, run, reason, not_before } => {
+                if let Some(at) = not_before {
+                    self.set_retry_due(Some(at), self.environment.store.now());
+                }
+                self.tell(Progress::Finished { instance, state: task, reason, elapsed });
+                Some(run)
+            }
+            Receipt::Refused => {
+                // Another holds it now, or it is over: nothing of this attempt is seen.
+                tracing::warn!(%instance, run = %finish.identity.run, "a report came too late and was refused");
+                self.tell(Progress::Refused { instance });
+                None
+            }
+        }
+    }
+
+    /// Writes the finishes; while the database is away, tries again until the lease would end.
+    async fn finish(&self, finishes: &[Finish], next: Option<&Next>) -> Result<Finished, StoreError> {
+        let mut tries = 0;
+        loop {
+            match self.environment.store.finish(finishes, next).await {
+                Err(error) if error.is_unavailable() && tries < REPORT_TRIES => {
+                    tries += 1;
+                    tracing::warn!(%error, tries, "can not report finished attempts; trying again");
+                    tokio::time::sleep(self.environment.settings.lease_ttl / 10).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Stops what is canceled, and what the store gave to somebody else.
+    fn heed(&mut self, beat: &Beat) {
+        let held: HashMap<AttemptKey, &HeldAttempt> =
+            beat.held.iter().map(|it| ((it.tenant.clone(), it.run, it.instance.clone()), it)).collect();
+        for (key, running) in &self.running {
+            let mine = held.get(key).filter(|it| it.epoch == running.epoch);
+            // What began after the question was asked is not in the answer.
+            let is_gone = mine.is_none() && running.started < beat.asked;
+            if is_gone || mine.is_some_and(|it| it.is_canceled) {
+                running.stop.cancel();
+            }
+        }
+    }
+
+    async fn wake_retries(&mut self) -> Result<(), StoreError> {
+        let (due, now) = self.environment.store.wake_retries(&self.scope).await?;
+        self.retry_due = None;
+        self.set_retry_due(due, now);
+        self.may_claim = true;
+        Ok(())
+    }
+
+    fn set_retry_due(&mut self, due: Option<Micros>, now: Micros) {
+        let Some(due) = due else { return };
+        let delay = Duration::from_micros(u64::try_from(due - now).unwrap_or(0));
+        let at = tokio::time::Instant::now() + delay;
+        self.retry_due = Some(self.retry_due.map_or(at, |known| known.min(at)));
+    }
+
+    /// Tells every running attempt to stop.
+    pub(super) fn stop_all(&self) {
+        for running in self.running.values() {
+            running.stop.cancel();
+        }
+    }
+
+    fn hand_back(&mut self) {
+        for running in self.running.values_mut() {
+            running.is_handed_back = true;
+            running.stop.cancel();
+        }
+    }
+
+    /// Waits until every attempt has ended, without reporting any: the lease is lost.
+    pub(super) async fn abandon(&mut self, grace: Duration) {
+        self.stop_all();
+        let all = async {
+            while !self.running.is_empty() {
+                let Some(done) = self.receiver.recv().await else { return };
+                self.running.remove(&key_of(&done.finish));
+            }
+        };
+        if tokio::time::timeout(grace, all).await.is_err() {
+            tracing::warn!(left = self.running.len(), "attempts did not stop within the grace; they are left behind");
+        }
+    }
+
+    fn tell(&self, progress: Progress) {
+        // Nobody has to listen.
+        self.progress.send(progress).ok();
+    }
+}
+
+fn key_of(finish: &Finish) -> AttemptKey {
+    (finish.identity.tenant.clone(), finish.identity.run, finish.identity.instance.clone())
+}
+
+/// A failure that this worker's going has caused is nobody's: another worker begins anew.
+fn hand_over(finish: &mut Finish) {
+    if matches!(finish.outcome, Outcome::Failed { .. }) {
+        let message = "its worker was told to go and handed it back".to_owned();
+        finish.outcome = failed(FailureKind::HandedBack, ErrorClass::System, message);
+    }
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Up to a quarter longer: workers that started together do not ask together.
+fn jittered(every: Duration) -> Duration {
+    every + every * u32::from(Uuid::new_v4().as_bytes()[0]) / 1024
+}
