@@ -55,7 +55,7 @@ pub struct CommandParams {
     /// Names of variables that it gets from the worker's environment, if they are set there.
     #[serde(default)]
     pub pass_env: Vec<String>,
-    /// Values of any shape: each as HEADWORKS_PARAM_<NAME> (up to 32 KiB), all in the JSON file $HEADWORKS_PARAMS.
+    /// Values of any shape: each as `HEADWORKS_PARAM_<NAME>` (up to 32 KiB), all in the JSON file $HEADWORKS_PARAMS.
     #[serde(default)]
     pub params: BTreeMap<String, Value>,
     /// Names of artifacts that it reads; the JSON file $HEADWORKS_INPUTS says where they are.
