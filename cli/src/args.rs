@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use engine::store::Window;
 
 /// Runs demand-forecasting DAGs for many tenants, and can prove on Monday what happened on Sunday.
 #[derive(Debug, Parser)]
@@ -32,9 +33,13 @@ pub(crate) enum Command {
     /// Look at a DAG.
     #[command(subcommand)]
     Dag(DagCommand),
-    /// Look at runs.
+    /// Look at runs, or cancel one.
     #[command(subcommand)]
     Runs(RunsCommand),
+    /// Say why a task is where it is: the chain of blockers, or the cause of death.
+    Why(WhyArgs),
+    /// Run again what failed in a run that has ended, and all that depends on it; executed here to its end.
+    Retry(RetryArgs),
     /// Look at what runs published.
     #[command(subcommand)]
     Artifacts(ArtifactsCommand),
@@ -192,14 +197,77 @@ pub(crate) enum RunsCommand {
         #[arg(long, default_value_t = 20)]
         limit: u64,
     },
-    /// Show one run with its tasks and artifacts.
+    /// Show one run with its tasks and artifacts. The table sums up a task with more than 20 elements by
+    /// state; --json lists them all, up to the limit.
     Show {
         /// The run's id, or at least its first eight characters.
         run: String,
         /// Whose run it is.
         #[arg(long)]
         tenant: Option<String>,
+        /// How many lines of the table, or task instances of the JSON document, at the most.
+        #[arg(long, default_value_t = Window::DEFAULT_LIMIT)]
+        limit: u64,
+        /// How many of them to pass over.
+        #[arg(long, default_value_t = 0)]
+        offset: u64,
     },
+    /// Show what happened in a run, in order of time.
+    Events {
+        /// The run's id, or at least its first eight characters.
+        run: String,
+        /// Of one task, all its generations; `train[2]` for an element of a matrix.
+        #[arg(long)]
+        task: Option<String>,
+        /// Whose run it is.
+        #[arg(long)]
+        tenant: Option<String>,
+        /// How many at the most.
+        #[arg(long, default_value_t = 200)]
+        limit: u64,
+        /// How many to pass over.
+        #[arg(long, default_value_t = 0)]
+        offset: u64,
+    },
+    /// Cancel a run: what waits ends at once, what runs is told to stop, wherever it runs.
+    Cancel {
+        /// The run's id, or at least its first eight characters.
+        run: String,
+        /// Whose run it is.
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+}
+
+/// `headworks why`
+#[derive(Debug, clap::Args)]
+pub(crate) struct WhyArgs {
+    /// The run's id, or at least its first eight characters.
+    pub(crate) run: String,
+    /// The task; `train[2]` for an element of a matrix. Without an element, the most telling one is picked.
+    pub(crate) task: String,
+    /// The element of a task with a matrix, from 0.
+    #[arg(long, value_name = "N")]
+    pub(crate) index: Option<u32>,
+    /// Whose run it is.
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+}
+
+/// `headworks retry`
+#[derive(Debug, clap::Args)]
+pub(crate) struct RetryArgs {
+    /// The run's id, or at least its first eight characters.
+    pub(crate) run: String,
+    /// This task, however it ended, in place of all that failed; `train[2]` for an element of a matrix.
+    #[arg(long)]
+    pub(crate) task: Option<String>,
+    /// Why, for the record.
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+    /// Whose run it is.
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
 }
 
 /// `headworks artifacts`

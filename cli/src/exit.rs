@@ -97,11 +97,19 @@ impl From<StoreError> for Failure {
                 _ => failure.hint("check HEADWORKS_STORE_URL, or [store] url in headworks.toml"),
             };
         }
-        match error {
+        match &error {
             StoreError::NotFound { .. } => Self::of(2, "not_found", &error)
                 .hint("`headworks runs list` and `headworks models list` show what there is"),
+            StoreError::NoInstance { run, .. } => Self::of(2, "not_found", &error)
+                .hint(format!("`headworks runs show {run}` shows its tasks and how many elements each has")),
+            StoreError::RunOpen { run, .. } => Self::of(2, "run_open", &error).hint(format!(
+                "wait for its end, or `headworks runs cancel {run}`; if its process is gone, `headworks run --resume {run}`"
+            )),
+            StoreError::NothingToRerun { .. } => Self::of(2, "nothing_to_rerun", &error)
+                .hint("name a task with --task to run it again, however it ended"),
             StoreError::Url { .. } => Self::of(2, "usage", &error),
-            StoreError::Dag(diagnostics) => Self::invalid(*diagnostics),
+            StoreError::Dag(diagnostics) => Self { diagnostics: Some(diagnostics.clone()), ..Self::of(3, "dag_invalid", &error) }
+                .hint("a run keeps the DAG version that it began with: use the binary that made it, or create a new run"),
             _ => Self::of(70, "bug", &error),
         }
     }

@@ -2,21 +2,26 @@
 
 mod artifacts;
 mod bench;
+mod cancel;
 mod config;
 mod dag;
 mod db;
+mod events;
 mod models;
+mod outcome;
+mod retry;
 mod run;
 mod runs;
 mod serve;
 mod shapes;
 mod validate;
+mod why;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use engine::config::Config;
-use engine::id::{IdError, TenantId};
+use engine::id::{IdError, TaskId, TenantId};
 use engine::store::{OpenMode, Store};
 
 use crate::args::{Args, BenchCommand, Command};
@@ -46,6 +51,8 @@ pub(crate) async fn dispatch(args: &Args, output: &Output) -> Result<ExitCode, F
         Command::Validate { files } => validate::run(&session, files),
         Command::Dag(command) => dag::run(&session, command),
         Command::Runs(command) => runs::run(&session, command).await,
+        Command::Why(args) => why::run(&session, args).await,
+        Command::Retry(args) => retry::run(&session, args).await,
         Command::Artifacts(command) => artifacts::run(&session, command).await,
         Command::Models(command) => models::run(&session, command).await,
         Command::Db(command) => db::run(&session, command).await,
@@ -73,4 +80,33 @@ impl Session<'_> {
 /// A tenant named on the command line.
 fn tenant(text: Option<&str>) -> Result<Option<TenantId>, Failure> {
     text.map(TenantId::parse).transpose().map_err(|error: IdError| Failure::usage(error.to_string()))
+}
+
+/// A task named on the command line: `train`, or `train[2]` for an element of its matrix.
+fn instance(text: &str) -> Result<(TaskId, Option<u32>), Failure> {
+    let (task, index) = match text.strip_suffix(']').and_then(|text| text.split_once('[')) {
+        Some((task, index)) => (task, Some(index)),
+        None => (text, None),
+    };
+    let index = index.map(str::parse).transpose().map_err(|_| {
+        Failure::usage(format!("{text:?} names no element"))
+            .hint("write the task alone, or task[2] for its third element")
+    })?;
+    let task = TaskId::parse(task).map_err(|error| Failure::usage(error.to_string()))?;
+    Ok((task, index))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_and_their_elements() {
+        let read = |text| instance(text).ok().map(|(task, index)| (task.to_string(), index));
+        assert_eq!(read("train"), Some(("train".into(), None)));
+        assert_eq!(read("train[2]"), Some(("train".into(), Some(2))));
+        for bad in ["", "train[", "train[]", "train[-1]", "train[x]", "[2]", "Train", "train[2]x"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
 }

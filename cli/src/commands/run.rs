@@ -10,12 +10,13 @@ use engine::executor::{Executor, Settings};
 use engine::id::{RunId, TenantId};
 use engine::launch::{Request, prepare};
 use engine::run::{RunState, is_terminal};
-use engine::store::{OpenMode, RunKind, Store};
+use engine::store::{OpenMode, RunKind, Store, Window};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::outcome::Outcome;
 use super::{Session, shapes, tenant};
 use crate::args::RunArgs;
 use crate::exit::Failure;
@@ -28,23 +29,32 @@ pub(super) async fn run(session: &Session<'_>, args: &RunArgs) -> Result<ExitCod
         Some(run) => take_up(session, run, args).await?,
         None => create(session, args).await?,
     };
+    conclude(session, &store, (&whose, id)).await
+}
+
+/// Executes a run here to its end and says how it went.
+pub(super) async fn conclude(
+    session: &Session<'_>,
+    store: &Arc<Store>,
+    (whose, id): (&TenantId, RunId),
+) -> Result<ExitCode, Failure> {
     let artifacts = Arc::new(ArtifactStore::open(&session.config.artifacts.url)?);
-    let state = execute(session, &store, &artifacts, (&whose, id)).await?;
-    let view = store.run_view(&whose, id).await?;
-    let report = shapes::report(&view, &artifacts);
+    let state = execute(session, store, &artifacts, (whose, id)).await?;
+    let outcome = Outcome { output: session.output, store, artifacts: &artifacts, tenant: whose, run: id };
     if session.output.is_json() {
-        session.output.document(&shapes::run(&view, report.as_deref()));
+        outcome.document(&Window::default()).await?;
     } else {
-        let seconds = view.summary.seconds.map(|seconds| format!(" in {seconds:.1} s")).unwrap_or_default();
-        session.output.line(&format!("\nrun {id} of {} for {whose}: {state}{seconds}\n", view.summary.dag));
-        shapes::task_table(session.output, &view);
+        let summary = store.run_summary(whose, id).await?;
+        let seconds = summary.seconds.map(|seconds| format!(" in {seconds:.1} s")).unwrap_or_default();
+        session.output.line(&format!("\nrun {id} of {} for {whose}: {state}{seconds}\n", summary.dag));
+        let view = outcome.table(&Window::default()).await?;
         shapes::judgement(session.output, &view);
-        if let Some(report) = report {
-            session.output.line(&format!("\nreport: {report}"));
-        }
+        outcome.report_line().await?;
     }
     if state != RunState::Succeeded {
-        session.output.note(&format!("hint: `headworks runs show {id}` tells why"));
+        session
+            .output
+            .note(&format!("hint: `headworks why {id} TASK` tells why; `headworks retry {id}` runs it again"));
         return Ok(ExitCode::from(4));
     }
     Ok(ExitCode::SUCCESS)
@@ -115,7 +125,7 @@ fn parse_interval(text: &str) -> Result<(i64, i64), Failure> {
 async fn take_up(session: &Session<'_>, run: &str, args: &RunArgs) -> Result<(Arc<Store>, TenantId, RunId), Failure> {
     let store = session.store(OpenMode::Own).await?;
     let (whose, id) = store.find_run(run, tenant(args.tenant.as_deref())?.as_ref()).await?;
-    let summary = store.run_view(&whose, id).await?.summary;
+    let summary = store.run_summary(&whose, id).await?;
     if args.dag.as_deref().is_some_and(|dag| dag != summary.dag) {
         return Err(Failure::usage(format!("run {id} is one of DAG {}", summary.dag)).hint("leave the DAG out"));
     }

@@ -1,12 +1,13 @@
-//! `headworks runs`: the list, and one run whole.
+//! `headworks runs`: the list, and one run. What happened in it and its cancel have files of their own.
 
 use std::process::ExitCode;
 
 use engine::artifact::ArtifactStore;
-use engine::store::OpenMode;
+use engine::store::{OpenMode, Window};
 use serde_json::json;
 
-use super::{Session, shapes, tenant};
+use super::outcome::Outcome;
+use super::{Session, cancel, events, shapes, tenant};
 use crate::args::RunsCommand;
 use crate::exit::Failure;
 
@@ -16,7 +17,15 @@ pub(super) async fn run(session: &Session<'_>, command: &RunsCommand) -> Result<
         RunsCommand::List { tenant: whose, dag, limit } => {
             list(session, whose.as_deref(), dag.as_deref(), *limit).await?;
         }
-        RunsCommand::Show { run, tenant: whose } => show(session, run, whose.as_deref()).await?,
+        RunsCommand::Show { run, tenant: whose, limit, offset } => {
+            let window = Window { offset: *offset, limit: *limit, elements: None };
+            show(session, run, whose.as_deref(), &window).await?;
+        }
+        RunsCommand::Events { run, task, tenant: whose, limit, offset } => {
+            let asked = events::Asked { run, task: task.as_deref(), limit: *limit, offset: *offset };
+            events::run(session, &asked, whose.as_deref()).await?;
+        }
+        RunsCommand::Cancel { run, tenant: whose } => cancel::run(session, run, whose.as_deref()).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -46,23 +55,18 @@ async fn list(session: &Session<'_>, whose: Option<&str>, dag: Option<&str>, lim
     Ok(())
 }
 
-async fn show(session: &Session<'_>, run: &str, whose: Option<&str>) -> Result<(), Failure> {
+async fn show(session: &Session<'_>, run: &str, whose: Option<&str>, window: &Window) -> Result<(), Failure> {
     let store = session.store(OpenMode::Read).await?;
     let (whose, id) = store.find_run(run, tenant(whose)?.as_ref()).await?;
-    let view = store.run_view(&whose, id).await?;
     let artifacts = ArtifactStore::open(&session.config.artifacts.url)?;
-    let report = shapes::report(&view, &artifacts);
+    let outcome = Outcome { output: session.output, store: &store, artifacts: &artifacts, tenant: &whose, run: id };
     if session.output.is_json() {
-        session.output.document(&shapes::run(&view, report.as_deref()));
-        return Ok(());
+        return outcome.document(window).await;
     }
-    let it = &view.summary;
+    let it = store.run_summary(&whose, id).await?;
     session.output.line(&format!("run {} of {} for {}: {}", it.run_id, it.dag, it.tenant, it.state));
     session.output.line(&format!("DAG version {}, seed {}, created {}", it.dag_version, it.seed, it.created_at));
     session.output.line("");
-    shapes::task_table(session.output, &view);
-    if let Some(report) = report {
-        session.output.line(&format!("\nreport: {report}"));
-    }
-    Ok(())
+    outcome.table(window).await?;
+    outcome.report_line().await
 }

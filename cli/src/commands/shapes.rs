@@ -1,27 +1,28 @@
 //! The JSON shapes that others script against, and the tables that people read instead.
 //!
-//! Used by `run` and `runs show`. Wire types are made here from the store's views: renaming a field
-//! of the engine must not rename one here.
+//! Used by `run`, `retry`, `runs` and `why`. Wire types are made here from the store's views: renaming a
+//! field of the engine must not rename one here.
 
-use engine::artifact::ArtifactStore;
-use engine::store::{ArtifactView, RunSummary, RunView, TaskView};
+use std::collections::HashMap;
+
+use engine::id::{RunId, TaskId};
+use engine::plan::Link;
+use engine::run::TaskState;
+use engine::store::{ArtifactView, EventView, RunSummary, RunView, TaskGroup, TaskView, Why};
 use serde_json::{Value, json};
 
 use crate::output::Output;
 
-/// The report that a run ends with, if it made one.
-const REPORT: &str = "report.html";
+/// Elements that a table lists one by one; a task with more is summed up by state.
+pub(super) const ELEMENTS_LISTED: u32 = 20;
 
-/// Where people find the run's report.
-pub(super) fn report(view: &RunView, artifacts: &ArtifactStore) -> Option<String> {
-    let made = view.artifacts.iter().rev().find(|it| it.artifact.name.as_str() == REPORT)?;
-    Some(artifacts.location(&made.artifact.key))
-}
-
-/// `run` and `runs show`.
-pub(super) fn run(view: &RunView, report: Option<&str>) -> Value {
+/// `run`, `retry` and `runs show`: `tasks`, `artifacts` and `outputs` are those of the window, `instances`
+/// counts all.
+pub(super) fn run(view: &RunView, offset: u64, report: Option<&str>) -> Value {
     let mut whole = summary(&view.summary);
     if let Some(fields) = whole.as_object_mut() {
+        fields.insert("instances".into(), json!(view.instances));
+        fields.insert("offset".into(), json!(offset));
         fields.insert("tasks".into(), view.tasks.iter().map(task).collect());
         fields.insert("artifacts".into(), view.artifacts.iter().map(artifact).collect());
         fields.insert("report".into(), json!(report));
@@ -55,19 +56,63 @@ pub(super) fn artifact(it: &ArtifactView) -> Value {
     })
 }
 
-/// The table of a run's tasks.
-pub(super) fn task_table(output: &Output, view: &RunView) {
-    let rows = view.tasks.iter().map(|it| {
-        let labels = [
-            it.instance.to_string(),
-            it.state.to_string(),
-            it.attempts.to_string(),
-            it.seconds.map(|seconds| format!("{seconds:.1} s")).unwrap_or_default(),
-            it.reason.as_ref().map(ToString::to_string).unwrap_or_default(),
-        ];
-        labels.to_vec()
-    });
-    output.table(&["task", "state", "attempts", "time", "reason"], rows.collect());
+/// The lines of the table of a run's tasks: `small` holds the instances of the tasks that are listed one
+/// by one, the others have one line per state.
+pub(super) fn task_lines(groups: &[TaskGroup], small: &[TaskView]) -> Vec<Vec<String>> {
+    let mut listed: HashMap<&TaskId, Vec<&TaskView>> = HashMap::new();
+    for it in small {
+        listed.entry(&it.instance.task).or_default().push(it);
+    }
+    let mut lines = Vec::new();
+    for states in groups.chunk_by(|one, two| one.task == two.task) {
+        let all: u64 = states.iter().map(|group| group.instances).sum();
+        let task = states.first().map(|group| &group.task);
+        match task.and_then(|task| listed.remove(task)) {
+            Some(views) => lines.extend(views.into_iter().map(instance_line)),
+            None => lines.extend(states.iter().map(|group| group_line(group, all))),
+        }
+    }
+    lines
+}
+
+fn instance_line(it: &TaskView) -> Vec<String> {
+    let reason = it.reason.as_ref().map(ToString::to_string).unwrap_or_default();
+    line(it.instance.to_string(), it.state, it.attempts, it.seconds, reason)
+}
+
+fn group_line(it: &TaskGroup, all: u64) -> Vec<String> {
+    let reason = it.reason.as_ref().map(|reason| format!("such as: {reason}")).unwrap_or_default();
+    line(format!("{} ({} of {all})", it.task, it.instances), it.state, it.attempts, it.seconds, reason)
+}
+
+fn line(name: String, state: TaskState, attempts: i64, seconds: Option<f64>, reason: String) -> Vec<String> {
+    let seconds = seconds.map(|seconds| format!("{seconds:.1} s")).unwrap_or_default();
+    vec![name, state.to_string(), attempts.to_string(), seconds, reason]
+}
+
+/// `why`
+pub(super) fn why(run: RunId, it: &Why) -> Value {
+    let reason = |link: &Link| {
+        json!({
+            "code": link.cause.code(), "message": link.to_string(),
+            "task": link.instance.task, "index": link.instance.index,
+        })
+    };
+    json!({
+        "run_id": run.to_string(), "task": it.instance.task, "index": it.instance.index, "state": it.state,
+        "reasons": it.links.iter().map(reason).collect::<Vec<_>>(),
+    })
+}
+
+/// A line of `runs events`.
+pub(super) fn event(it: &EventView) -> Value {
+    let detail = it.detail.as_deref().map(|text| serde_json::from_str(text).unwrap_or_else(|_| json!(text)));
+    json!({
+        "at": it.at, "task": it.instance.as_ref().map(|it| &it.task),
+        "index": it.instance.as_ref().and_then(|it| it.index), "generation": it.generation, "seq": it.seq,
+        "event": it.event, "state": it.state, "attempt": it.attempt, "epoch": it.epoch, "session": it.session,
+        "detail": detail,
+    })
 }
 
 /// How the models did against each other, and what the gate decided: from the outputs of whichever
@@ -95,4 +140,39 @@ fn figures(row: &Value) -> Vec<String> {
     let figure = |key: &str| row[key].as_f64().map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
     let rows = row["rows"].as_u64().map(|rows| rows.to_string()).unwrap_or_default();
     vec![text("model"), text("origin"), figure("wape"), figure("bias"), rows]
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::id::InstanceId;
+
+    use super::*;
+
+    #[test]
+    fn many_elements_are_summed_up_and_few_are_listed() {
+        let task = |name| TaskId::parse(name).expect("valid");
+        let group = |name, state, instances| TaskGroup {
+            task: task(name),
+            state,
+            instances,
+            attempts: 7,
+            seconds: None,
+            reason: None,
+        };
+        let view = TaskView {
+            instance: InstanceId::new(task("few"), Some(0)),
+            state: TaskState::Succeeded,
+            generation: 1,
+            attempts: 1,
+            seconds: Some(2.0),
+            reason: None,
+        };
+        let groups = [
+            group("many", TaskState::Succeeded, 99_999),
+            group("many", TaskState::Failed, 1),
+            group("few", TaskState::Succeeded, 1),
+        ];
+        let names: Vec<_> = task_lines(&groups, &[view]).into_iter().map(|line| line[0].clone()).collect();
+        assert_eq!(names, ["many (99999 of 100000)", "many (1 of 100000)", "few[0]"]);
+    }
 }

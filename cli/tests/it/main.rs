@@ -4,5 +4,5 @@ mod bench;
 mod dags;
 mod errors;
 mod heavy;
-
+mod people;
 mod resume;

@@ -8,15 +8,19 @@
 //! the counts that the task instance keeps of its upstreams, so a fan-in of ten thousand costs as
 //! much as a chain.
 
+mod cause;
 mod failure;
 mod reason;
 mod share;
+mod why;
 
 use std::time::Duration;
 
+pub use cause::{Cause, Fault, Holder, Link, Moment, SlotLimit};
 pub use failure::{AttemptFailure, FailureKind, FailurePlan, after_failure, retry_delay};
 pub use reason::Reason;
 pub use share::{TenantLoad, share};
+pub use why::{AttemptRecord, Record, Standing, Tallies, TaskTally, Trace, explain, trace};
 
 use crate::dag::{TriggerRule, UpstreamCounts, Verdict};
 use crate::id::InstanceId;

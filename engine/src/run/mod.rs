@@ -73,6 +73,8 @@ words! {
         Failed = "run_failed",
         /// Its last task ended after a cancel.
         Canceled = "run_canceled",
+        /// It had ended, and a person asked for new generations of some of its tasks.
+        RerunRequested = "run_rerun_requested",
     }
 }
 
@@ -176,6 +178,8 @@ pub trait Machine: Copy + Eq + std::fmt::Debug + 'static {
     const WHAT: &'static str;
     /// Every legal move.
     const TABLE: &'static [(Self, Self::Event, Self)];
+    /// The one event that may leave a terminal state: a person's, never the engine's own.
+    const REOPENED_BY: Option<Self::Event> = None;
     /// The word for a state.
     fn word(self) -> &'static str;
     /// The word for an event.
@@ -222,7 +226,7 @@ pub struct IllegalTransition {
 /// The only maker of new states: looks the pair up in the machine's table.
 ///
 /// # Errors
-/// [`IllegalTransition`] where the table has no such row; terminal states have none.
+/// [`IllegalTransition`] where the table has no such row.
 pub fn transition<M: Machine>(from: M, event: M::Event) -> Result<Transition<M>, IllegalTransition> {
     M::TABLE
         .iter()
@@ -231,17 +235,18 @@ pub fn transition<M: Machine>(from: M, event: M::Event) -> Result<Transition<M>,
         .ok_or(IllegalTransition { what: M::WHAT, from: from.word(), event: M::event_word(event) })
 }
 
-/// Whether a state absorbs: its table has no row that leaves it.
+/// Whether a state is an end: nothing leaves it, but for [`Machine::REOPENED_BY`] on request.
 pub fn is_terminal<M: Machine>(state: M) -> bool {
-    M::TABLE.iter().all(|(from, _, _)| *from != state)
+    M::TABLE.iter().all(|(from, event, _)| *from != state || Some(*event) == M::REOPENED_BY)
 }
 
 macro_rules! machine {
-    ($state:ident, $event:ident, $what:literal, $table:expr) => {
+    ($state:ident, $event:ident, $what:literal, $table:expr, $reopened_by:expr) => {
         impl Machine for $state {
             type Event = $event;
             const WHAT: &'static str = $what;
             const TABLE: &'static [(Self, $event, Self)] = $table;
+            const REOPENED_BY: Option<$event> = $reopened_by;
             fn word(self) -> &'static str {
                 self.as_str()
             }
@@ -252,9 +257,10 @@ macro_rules! machine {
     };
 }
 
-machine!(RunState, RunEvent, "run", RUN_TABLE);
-machine!(TaskState, TaskEvent, "task", TASK_TABLE);
-machine!(AttemptState, AttemptEvent, "attempt", ATTEMPT_TABLE);
+// A run that ended goes on when some of its tasks get a new generation; generations and attempts never do.
+machine!(RunState, RunEvent, "run", RUN_TABLE, Some(RunEvent::RerunRequested));
+machine!(TaskState, TaskEvent, "task", TASK_TABLE, None);
+machine!(AttemptState, AttemptEvent, "attempt", ATTEMPT_TABLE, None);
 
 #[cfg(test)]
 mod tests;

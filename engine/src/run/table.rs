@@ -1,6 +1,7 @@
 //! The transition tables: every legal move of a run, a task instance and an attempt, one per line.
 //!
-//! Read by [`super::transition`] alone. A state without a line on its left side is terminal.
+//! Read by [`super::transition`] and [`super::is_terminal`]. A state without a line on its left side is
+//! terminal; so is one that only a rerun leaves, which a person asks for.
 
 use super::AttemptEvent as AE;
 use super::RunEvent as RE;
@@ -15,6 +16,9 @@ pub const RUN_TABLE: &[(RunState, RunEvent, RunState)] = &[
     (RunState::Running, RE::Succeeded, RunState::Succeeded),
     (RunState::Running, RE::Failed, RunState::Failed),
     (RunState::Canceling, RE::Canceled, RunState::Canceled),
+    (RunState::Succeeded, RE::RerunRequested, RunState::Running),
+    (RunState::Failed, RE::RerunRequested, RunState::Running),
+    (RunState::Canceled, RE::RerunRequested, RunState::Running),
 ];
 
 /// Task instances.

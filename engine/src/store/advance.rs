@@ -133,6 +133,11 @@ impl<'u, 'a> Advance<'u, 'a> {
         self.step(Vec::new(), ended).await
     }
 
+    /// Elements of fan-outs whose turn it is although no other has ended: a rerun begins with them.
+    pub(super) fn release_first(&mut self, elements: Vec<InstanceKey>) {
+        self.released.extend(elements);
+    }
+
     /// Looks at instances again: after a cancel, and when readiness is to be recomputed.
     pub(super) async fn look_at(mut self, touched: Vec<InstanceKey>) -> Result<BTreeMap<RunKey, RunState>, StoreError> {
         self.may_end = self.runs.keys().cloned().collect();

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use sea_orm::DbErr;
 
 use crate::dag::Diagnostics;
-use crate::run::IllegalTransition;
+use crate::id::{InstanceId, RunId};
+use crate::run::{IllegalTransition, RunState};
 
 /// Why the store refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +77,28 @@ pub enum StoreError {
         id: String,
         /// Whose.
         tenant: String,
+    },
+    /// A run has no such task, or the task has no such element.
+    #[error("run {run} has no task instance {instance}")]
+    NoInstance {
+        /// The run.
+        run: RunId,
+        /// As asked.
+        instance: InstanceId,
+    },
+    /// Only a run that has ended can be run again in part.
+    #[error("run {run} is {state}; only a run that has ended can be retried")]
+    RunOpen {
+        /// The run.
+        run: RunId,
+        /// Where it stands.
+        state: RunState,
+    },
+    /// A rerun of what failed, where nothing did.
+    #[error("nothing of run {run} failed or was canceled")]
+    NothingToRerun {
+        /// The run.
+        run: RunId,
     },
     /// The database holds something that this code never writes.
     #[error("the store holds a {what} that can not be read: {detail}")]

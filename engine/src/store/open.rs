@@ -1,8 +1,9 @@
 //! Opening a database: connect, own (SQLite), check the versions, migrate.
 //!
 //! SQLite runs in WAL mode with `synchronous = FULL`, Postgres with `synchronous_commit = on`: what
-//! was acknowledged is durable. One process owns an SQLite file for writing, by a lock on a file
-//! beside it that dies with the process; readers need no lock.
+//! was acknowledged is durable. One process owns an SQLite file, by a lock on a file beside it that
+//! dies with the process: it alone opens sessions. Readers need no lock, nor does who only asks for
+//! something in a transaction, which waits for its turn in SQLite's own queue of writers.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, OpenOptions, TryLockError};
@@ -27,6 +28,9 @@ pub enum OpenMode {
     Own,
     /// Look only.
     Read,
+    /// Ask for something, such as a cancel, while another process may own an SQLite file: single
+    /// transactions, and no session that could hold an attempt.
+    Ask,
 }
 
 /// A migration and whether it was applied.
@@ -47,7 +51,7 @@ impl Store {
         let shown = without_password(url);
         let owner = match (sqlite_path(url), mode) {
             (Some(path), OpenMode::Own) => Some(own(&path)?),
-            (Some(path), OpenMode::Read) if !path.exists() => {
+            (Some(path), OpenMode::Read | OpenMode::Ask) if !path.exists() => {
                 return Err(StoreError::SchemaOlder { pending: Migrator::migrations().len() });
             }
             _ => None,
@@ -61,7 +65,7 @@ impl Store {
         match (mode, pending) {
             (_, 0) => {}
             (OpenMode::Own, _) => Migrator::up(&db, None).await.map_err(StoreError::query("migrate"))?,
-            (OpenMode::Read, pending) => return Err(StoreError::SchemaOlder { pending }),
+            (OpenMode::Read | OpenMode::Ask, pending) => return Err(StoreError::SchemaOlder { pending }),
         }
         let incarnation = incarnation(&db).await?;
         let clock = DatabaseClock::of(&db, dialect).await?;

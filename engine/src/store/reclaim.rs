@@ -294,7 +294,7 @@ fn revoke(unit: &mut UnitOfWork<'_>, sessions: BTreeSet<SessionId>) {
 }
 
 /// Reads a run as far as advancing it needs.
-async fn read_run(store: &Store, tx: &Tx, tenant: &TenantId, run: RunId) -> Result<RunRow, StoreError> {
+pub(super) async fn read_run(store: &Store, tx: &Tx, tenant: &TenantId, run: RunId) -> Result<RunRow, StoreError> {
     let sql = "SELECT u.state, u.dag_version, v.dag, v.source FROM run u JOIN dag_version v \
                ON v.digest = u.dag_version WHERE u.tenant = $1 AND u.run = $2";
     let found = tx.all("read the run", sql, vec![tenant.to_string().into(), run.to_string().into()]).await?;

@@ -1,7 +1,8 @@
 //! Runs as people read them: the list, and one run with its tasks, artifacts and outputs.
 //!
 //! Called by the CLI, later by the server. Every look-up takes the tenant or answers for all of
-//! them on the operator's own machine; a foreign run and an unknown one look the same.
+//! them on the operator's own machine; a foreign run and an unknown one look the same. A run whole
+//! may be large: `page` reads a part of one, `timeline` what happened in it.
 
 use std::collections::BTreeMap;
 
@@ -44,16 +45,18 @@ pub struct RunSummary {
     pub seconds: Option<f64>,
 }
 
-/// One run whole.
+/// One run, whole or a page of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunView {
     /// Its line in the list.
     pub summary: RunSummary,
-    /// Its task instances, in the order of the DAG.
+    /// How many task instances the run has.
+    pub instances: u64,
+    /// Its task instances (of a page, those on it), in the order of the DAG.
     pub tasks: Vec<TaskView>,
     /// What they published.
     pub artifacts: Vec<ArtifactView>,
-    /// `{task: outputs}`; a list for a task with a matrix.
+    /// `{task: outputs}` of these task instances; a list for a task with a matrix.
     pub outputs: Value,
 }
 
@@ -146,16 +149,25 @@ impl Store {
         rows::run_state(found.first().ok_or_else(missing)?)
     }
 
-    /// A run with its tasks, artifacts and outputs.
+    /// A run's line in the list.
     ///
     /// # Errors
     /// No such run of that tenant.
-    pub async fn run_view(&self, tenant: &TenantId, id: RunId) -> Result<RunView, StoreError> {
+    pub async fn run_summary(&self, tenant: &TenantId, id: RunId) -> Result<RunSummary, StoreError> {
         let row = run::Entity::find_by_id((tenant.to_string(), id.to_string()))
             .one(&self.db)
             .await
             .map_err(StoreError::query("read the run"))?
             .ok_or_else(|| StoreError::NotFound { what: "run", id: id.to_string(), tenant: tenant.to_string() })?;
+        summary(row)
+    }
+
+    /// A run whole, with its tasks, artifacts and outputs; [`Store::run_page`] bounds what it reads.
+    ///
+    /// # Errors
+    /// No such run of that tenant.
+    pub async fn run_view(&self, tenant: &TenantId, id: RunId) -> Result<RunView, StoreError> {
+        let summary = self.run_summary(tenant, id).await?;
         let instances = task_instance::Entity::find()
             .filter(task_instance::Column::Tenant.eq(tenant.as_str()))
             .filter(task_instance::Column::Run.eq(id.to_string()))
@@ -172,20 +184,34 @@ impl Store {
             .all(&self.db)
             .await
             .map_err(StoreError::query("read the artifacts"))?;
-        Ok(RunView {
-            summary: summary(row)?,
-            tasks: instances.iter().map(task_view).collect::<Result<_, _>>()?,
-            artifacts: artifacts(&instances, &published)?,
-            outputs: outputs(&instances)?,
-        })
+        let all = u64::try_from(instances.len()).unwrap_or(u64::MAX);
+        whole(summary, all, &instances, &published)
     }
 }
 
-fn bad(what: &'static str) -> impl Fn(String) -> StoreError {
+/// A view made of its rows.
+pub(super) fn whole(
+    summary: RunSummary,
+    all: u64,
+    instances: &[task_instance::Model],
+    published: &[artifact::Model],
+) -> Result<RunView, StoreError> {
+    Ok(RunView {
+        summary,
+        instances: all,
+        tasks: instances.iter().map(task_view).collect::<Result<_, _>>()?,
+        artifacts: artifacts(instances, published)?,
+        outputs: outputs(instances)?,
+    })
+}
+
+/// A row that this code never writes.
+pub(super) fn bad(what: &'static str) -> impl Fn(String) -> StoreError {
     move |detail| StoreError::Corrupt { what, detail }
 }
 
-fn seconds(from: Option<i64>, to: Option<i64>) -> Option<f64> {
+/// From one instant to another.
+pub(super) fn seconds(from: Option<i64>, to: Option<i64>) -> Option<f64> {
     #[expect(clippy::cast_precision_loss, reason = "a run of 285 years would lose a microsecond")]
     Some((to? - from?) as f64 / 1e6)
 }
@@ -207,7 +233,8 @@ fn summary(row: run::Model) -> Result<RunSummary, StoreError> {
     })
 }
 
-fn producer(task: &str, element: i64) -> Result<InstanceId, StoreError> {
+/// The task instance that a row names.
+pub(super) fn producer(task: &str, element: i64) -> Result<InstanceId, StoreError> {
     let task = TaskId::parse(task).map_err(|error| bad("task instance")(error.to_string()))?;
     Ok(InstanceId::new(task, u32::try_from(element).ok()))
 }
@@ -254,57 +281,4 @@ fn outputs(instances: &[task_instance::Model]) -> Result<Value, StoreError> {
         }
     }
     Ok(Value::Object(all))
-}
-
-/// Something that happened to a run or to one of its task instances.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EventView {
-    /// The task instance; `None` = the run itself.
-    pub instance: Option<InstanceId>,
-    /// The instance's generation; 0 for the run.
-    pub generation: i64,
-    /// From 1, without gaps, per run and per generation of an instance.
-    pub seq: i64,
-    /// RFC 3339.
-    pub at: String,
-    /// The word of the event.
-    pub event: String,
-    /// The state afterwards.
-    pub state: String,
-    /// The attempt it is about.
-    pub attempt: Option<i64>,
-    /// That attempt's epoch.
-    pub epoch: Option<i64>,
-    /// Why, as JSON.
-    pub detail: Option<String>,
-}
-
-impl Store {
-    /// Everything that happened in a run, in order of time.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn events(&self, tenant: &TenantId, id: RunId) -> Result<Vec<EventView>, StoreError> {
-        let sql = "SELECT task, element, generation, seq, at, event, state, attempt, epoch, detail FROM event \
-                   WHERE tenant = $1 AND run = $2 ORDER BY at, op_id, task, element, generation, seq";
-        let values = vec![tenant.to_string().into(), id.to_string().into()];
-        let found = tx::read(&self.db, "read the events", sql, values).await?;
-        found.iter().map(event).collect()
-    }
-}
-
-fn event(row: &sea_orm::QueryResult) -> Result<EventView, StoreError> {
-    let task: String = rows::get(row, "task")?;
-    let at: i64 = rows::get(row, "at")?;
-    Ok(EventView {
-        instance: if task.is_empty() { None } else { Some(rows::instance(row)?) },
-        generation: rows::get(row, "generation")?,
-        seq: rows::get(row, "seq")?,
-        at: rfc3339(at),
-        event: rows::get(row, "event")?,
-        state: rows::get(row, "state")?,
-        attempt: rows::get(row, "attempt")?,
-        epoch: rows::get(row, "epoch")?,
-        detail: rows::get(row, "detail")?,
-    })
 }

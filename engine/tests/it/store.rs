@@ -162,6 +162,9 @@ macro_rules! on_both {
 }
 
 pub(crate) use on_both;
+// After the macro, whose scope is textual.
+mod rerun;
+mod why;
 
 on_both!(
     a_chain_advances_with_each_finish,
