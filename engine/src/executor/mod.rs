@@ -157,6 +157,7 @@ impl Executor {
                     tracing::warn!(%error, "starting anew with another session");
                     dispatcher.abandon(self.environment.settings.lease_ttl / 8).await;
                     lease.close().await;
+                    tokio::time::sleep(REOPEN).await;
                 }
                 Err(error) => {
                     dispatcher.stop_all();
@@ -177,7 +178,8 @@ impl ExecutorError {
     /// Whether a new session mends it.
     fn is_passing(&self) -> bool {
         match self {
-            Self::Store(error) => error.is_unavailable(),
+            // Away for a while, or in conflict with others for too long: neither is a reason to stop working.
+            Self::Store(error) => error.is_unavailable() || matches!(error, StoreError::Query { .. }),
             Self::LeaseLost => true,
             Self::Stalled { .. } => false,
         }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::advance::{self, Advance, RunRow};
@@ -78,7 +78,19 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn reap(&self, grace: Duration) -> Result<Vec<LostAttempt>, StoreError> {
-        let lost = self.write(&Reclaim { store: self, lost: Lost::Expired(grace) }).await?;
+        self.give_up(Lost::Expired(grace)).await
+    }
+
+    /// Gives up the attempts of sessions that were revoked, or closed before their attempts had ended.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn reap_revoked(&self) -> Result<Vec<LostAttempt>, StoreError> {
+        self.give_up(Lost::Revoked).await
+    }
+
+    async fn give_up(&self, lost: Lost<'_>) -> Result<Vec<LostAttempt>, StoreError> {
+        let lost = self.write(&Reclaim { store: self, lost }).await?;
         if !lost.is_empty() {
             self.wake();
         }
@@ -168,8 +180,10 @@ struct Reclaim<'a> {
 /// Whose attempts are lost.
 enum Lost<'a> {
     Run(&'a TenantId, RunId),
-    /// Those of sessions whose lease ended that long ago by the database's clock.
+    /// Those of sessions whose lease ended that long ago by the database's clock, and of revoked ones.
     Expired(Duration),
+    /// Those that revoked sessions left behind.
+    Revoked,
 }
 
 #[async_trait]
@@ -185,9 +199,10 @@ impl Write for Reclaim<'_> {
                 lock_running(&mut unit, tenant, run).await?
             }
             Lost::Expired(grace) => {
-                let sessions = revoke_expired(tx, grace).await?;
-                lock_held_by(&mut unit, sessions).await?
+                revoke_expired(tx, grace).await?;
+                lock_left_behind(&mut unit).await?
             }
+            Lost::Revoked => lock_left_behind(&mut unit).await?,
         };
         let mut runs = BTreeMap::new();
         for key in &keys {
@@ -260,28 +275,25 @@ async fn lock_running(
     unit.lock("lock the running attempts", &sql, vec![tenant.to_string().into(), run.to_string().into()]).await
 }
 
-async fn lock_held_by(unit: &mut UnitOfWork<'_>, sessions: Vec<Value>) -> Result<Vec<InstanceKey>, StoreError> {
-    if sessions.is_empty() {
-        return Ok(Vec::new());
-    }
+/// Locks what revoked sessions hold: nothing that they write is taken any more.
+async fn lock_left_behind(unit: &mut UnitOfWork<'_>) -> Result<Vec<InstanceKey>, StoreError> {
     let sql = format!(
-        "SELECT {HELD} FROM {} JOIN task_instance t ON t.session = r.session AND t.state = 'running' \
-         ORDER BY {LOCK_ORDER}{}",
-        unit.tx.dialect.rows(1, &[("session", Kind::Text)]),
+        "SELECT {HELD} FROM task_instance t JOIN worker_session s ON s.session = t.session AND s.revoked \
+         WHERE t.state = 'running' ORDER BY {LOCK_ORDER}{}",
         unit.tx.dialect.lock("t")
     );
-    unit.lock("lock the lost attempts", &sql, vec![param(sessions)]).await
+    unit.lock("lock the lost attempts", &sql, vec![]).await
 }
 
 /// Revokes sessions whose lease has ended; only the database's clock decides.
-async fn revoke_expired(tx: &Tx, grace: Duration) -> Result<Vec<Value>, StoreError> {
+async fn revoke_expired(tx: &Tx, grace: Duration) -> Result<(), StoreError> {
     let sql = format!(
-        "UPDATE worker_session SET revoked = TRUE WHERE NOT revoked AND expires_at < {} - $1 RETURNING session",
+        "UPDATE worker_session SET revoked = TRUE WHERE NOT revoked AND expires_at < {} - $1",
         tx.dialect.now()
     );
     let grace = i64::try_from(grace.as_micros()).unwrap_or(i64::MAX);
-    let found = tx.all("revoke expired sessions", &sql, vec![grace.into()]).await?;
-    found.iter().map(|row| Ok(json!({ "session": rows::get::<String>(row, "session")? }))).collect()
+    tx.execute("revoke expired sessions", &sql, vec![grace.into()]).await?;
+    Ok(())
 }
 
 fn revoke(unit: &mut UnitOfWork<'_>, sessions: BTreeSet<SessionId>) {

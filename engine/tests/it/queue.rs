@@ -31,6 +31,7 @@ on_both!(
     a_server_runs_what_comes_and_nothing_needs_repair,
     cancels_and_finishes_race,
     waits_that_take_too_long_fail,
+    what_a_closed_session_left_is_given_back,
 );
 
 const CHAIN: &str = "[dag]\nid = \"t\"\n[tasks.a]\nkind = \"fake\"\n[tasks.b]\nkind = \"fake\"\nneeds = [\"a\"]\n";
@@ -298,4 +299,15 @@ async fn waits_that_take_too_long_fail(bed: Bed) {
     let found: Vec<_> = view.tasks.iter().map(|task| (task.state, task.reason.as_ref().map(|it| it.code()))).collect();
     let late = (TaskState::Failed, Some("waited_too_long"));
     assert_eq!(found, [late, late, (TaskState::Ready, Some("waiting_for_slot"))]);
+}
+
+async fn what_a_closed_session_left_is_given_back(bed: Bed) {
+    let run = bed.start(CHAIN).await;
+    let gone = bed.session().await;
+    bed.claim(gone, 1).await;
+    bed.store.close_session(gone).await.expect("closed");
+    let mut reaper = Reaper::new(Duration::from_secs(60));
+    assert_eq!(reaper.run_once(&bed.store).await.expect("looked"), 1, "its lease has not ended, but it is over");
+    assert_eq!(reaper.run_once(&bed.store).await.expect("looked"), 0);
+    assert_eq!(bed.states(&run).await[0].1, TaskState::Ready);
 }

@@ -36,10 +36,8 @@ impl Reaper {
         let counts = store.sessions().await;
         let decided = self.decide(counts.as_ref().ok().copied(), Instant::now());
         counts?;
-        if !decided {
-            return Ok(0);
-        }
-        let lost = store.reap(Duration::ZERO).await?;
+        // Whoever closed a session early has no lease to wait for.
+        let lost = if decided { store.reap(Duration::ZERO).await? } else { store.reap_revoked().await? };
         for attempt in &lost {
             let (run, instance, session) = (attempt.run, &attempt.instance, attempt.session);
             tracing::warn!(%run, %instance, %session, "the worker is gone; the attempt is given up");
