@@ -47,6 +47,9 @@ pub(crate) enum Command {
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Run one attempt, handed over by a worker on standard input.
+    #[command(hide = true)]
+    Attempt,
 }
 
 /// `headworks run`
@@ -119,6 +122,24 @@ pub(crate) enum RunsCommand {
         #[arg(long)]
         tenant: Option<String>,
     },
+    /// Print what a run's attempts printed.
+    Logs(LogsArgs),
+}
+
+/// `headworks runs logs`
+#[derive(Debug, clap::Args)]
+pub(crate) struct LogsArgs {
+    /// The run's id, or at least its first eight characters.
+    pub(crate) run: String,
+    /// Of one task; `train[2]` for an element of a matrix.
+    #[arg(long)]
+    pub(crate) task: Option<String>,
+    /// Go on until the run has ended. With --json, one document per line.
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Whose run it is.
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
 }
 
 /// `headworks artifacts`

@@ -1,9 +1,11 @@
 //! One file per command; [`dispatch`] picks it.
 
 mod artifacts;
+pub(crate) mod attempt;
 mod config;
 mod dag;
 mod db;
+mod logs;
 mod models;
 mod run;
 mod runs;
@@ -48,6 +50,7 @@ pub(crate) async fn dispatch(args: &Args, output: &Output) -> Result<ExitCode, F
         Command::Models(command) => models::run(&session, command).await,
         Command::Db(command) => db::run(&session, command).await,
         Command::Config(command) => config::run(command, output),
+        Command::Attempt => Ok(attempt::run(output)),
     }
 }
 

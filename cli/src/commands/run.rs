@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Session, shapes, tenant};
+use super::{Session, attempt, shapes, tenant};
 use crate::args::RunArgs;
 use crate::exit::Failure;
 use crate::output::Output;
@@ -168,6 +168,7 @@ async fn execute(
         cancel_grace: config.cancel_grace(),
         project_root: session.project.root().to_owned(),
         scratch_root: config.scratch_root(),
+        attempts: attempt::settings(&session.config),
     };
     let kinds = session.project.kinds().clone();
     let executor = Executor::new(Arc::clone(store), Arc::clone(artifacts), kinds, settings);

@@ -1,4 +1,4 @@
-//! `headworks runs`: the list, and one run whole.
+//! `headworks runs`: the list, and one run whole. What its attempts printed is in `logs`.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use engine::artifact::ArtifactStore;
 use engine::store::OpenMode;
 use serde_json::json;
 
-use super::{Session, shapes, tenant};
+use super::{Session, logs, shapes, tenant};
 use crate::args::RunsCommand;
 use crate::exit::Failure;
 
@@ -17,6 +17,7 @@ pub(super) async fn run(session: &Session<'_>, command: &RunsCommand) -> Result<
             list(session, whose.as_deref(), dag.as_deref(), *limit).await?;
         }
         RunsCommand::Show { run, tenant: whose } => show(session, run, whose.as_deref()).await?,
+        RunsCommand::Logs(args) => logs::run(session, args).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

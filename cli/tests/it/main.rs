@@ -1,8 +1,8 @@
 //! The binary's integration tests: the real `headworks` on real files and databases.
 
+mod attempts;
 mod bench;
 mod dags;
 mod errors;
 mod heavy;
-
 mod resume;

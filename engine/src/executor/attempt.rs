@@ -1,17 +1,23 @@
 //! One attempt, from its claim to its report: load, render, run under a time limit, contain panics.
 //!
 //! Called by the dispatcher in a task of its own; whatever happens here ends as a [`Finish`], never
-//! as a panic of the worker.
+//! as a panic of the worker. An attempt runs here (`inline`) or in a process of its own (`child`).
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
+use super::child::{self, Child};
+use super::handover::{Spec, VERSION};
+use super::log::{Log, LogSender};
 use super::{Settings, failed};
 use crate::artifact::{ArtifactRef, ArtifactStore};
+use crate::dag::Isolation;
 use crate::id::SessionId;
 use crate::plan::FailureKind;
 use crate::store::{Claim, Finish, Outcome, Store, TenantRegistry, Work};
@@ -46,21 +52,59 @@ pub(super) async fn execute(
 
 /// An attempt under way.
 struct Begun {
-    context: Arc<TaskContext>,
-    handle: JoinHandle<Result<TaskOutput, TaskError>>,
+    running: Running,
     limit: Option<Duration>,
     inputs: Vec<Input>,
+    log: Log,
     // Dropped, and with it the folder, when the attempt is over.
     _scratch: tempfile::TempDir,
 }
 
+/// Where it is under way.
+enum Running {
+    Inline(Inline),
+    Process(Child),
+}
+
+/// An attempt in this very process.
+struct Inline {
+    context: Arc<TaskContext>,
+    handle: JoinHandle<Result<TaskOutput, TaskError>>,
+}
+
+/// Why an attempt is told to stop.
+pub(super) enum Stop {
+    Canceled,
+    TimedOut { limit: Duration },
+}
+
+impl Stop {
+    /// Returns once there is a reason.
+    async fn asked(cancel: &CancellationToken, limit: Option<Duration>) -> Self {
+        let timer = async {
+            match limit {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = timer => Self::TimedOut { limit: limit.unwrap_or_default() },
+            () = cancel.cancelled() => Self::Canceled,
+        }
+    }
+
+    /// The outcome of an attempt whose limit has passed, whatever it still says.
+    pub(super) fn too_late(limit: Duration) -> Outcome {
+        let message = format!("took longer than its limit of {} s", limit.as_secs_f64());
+        failed(FailureKind::TimedOut { limit }, ErrorClass::System, message)
+    }
+}
+
 async fn begin(environment: &Environment, claim: &Claim, cancel: &CancellationToken) -> Result<Begun, Outcome> {
-    let transient = |message: String| failed(FailureKind::Transient, ErrorClass::System, message);
-    let permanent = |message: String| failed(FailureKind::Permanent, ErrorClass::System, message);
     let work = environment.store.work(claim).await.map_err(|error| transient(chain(&error)))?;
     let task = work.task().map_err(|error| permanent(chain(&error)))?;
     let with = render(&task.with, &work.scope).map_err(|error| permanent(format!("with: {error}")))?;
-    let (kind, limit) = (task.kind.clone(), task.timeouts.attempt);
+    let (kind, limit, isolation) = (task.kind.clone(), task.timeouts.attempt, task.isolation);
     let root = &environment.settings.scratch_root;
     let scratch = std::fs::create_dir_all(root)
         .and_then(|()| tempfile::Builder::new().prefix("attempt-").tempdir_in(root))
@@ -68,31 +112,84 @@ async fn begin(environment: &Environment, claim: &Claim, cancel: &CancellationTo
             transient(format!("can not make a folder for the attempt under {}: {error}", root.display()))
         })?;
     let inputs = work.inputs.clone();
-    let context = Arc::new(TaskContext::new(parts(environment, work, scratch.path().to_owned(), cancel)));
-    let (kinds, shared) = (environment.kinds.clone(), Arc::clone(&context));
-    let handle = tokio::spawn(async move { kinds.run(&kind, &shared, or_empty(with)).await });
-    Ok(Begun { context, handle, limit, inputs, _scratch: scratch })
+    let prefix = claim.identity.key_prefix();
+    let log = Log::open(&environment.artifacts, prefix, environment.settings.attempts.log_bytes);
+    let started = (kind, or_empty(with));
+    let running = match isolation {
+        Isolation::Inline => Running::Inline(inline(environment, work, started, scratch.path(), (cancel, &log))),
+        Isolation::Process => Running::Process(process(environment, work, started, scratch.path(), &log.sender())?),
+    };
+    Ok(Begun { running, limit, inputs, log, _scratch: scratch })
 }
 
-fn parts(
+fn transient(message: String) -> Outcome {
+    failed(FailureKind::Transient, ErrorClass::System, message)
+}
+
+fn permanent(message: String) -> Outcome {
+    failed(FailureKind::Permanent, ErrorClass::System, message)
+}
+
+fn inline(
     environment: &Environment,
     work: Work,
-    scratch: std::path::PathBuf,
-    cancel: &CancellationToken,
-) -> TaskContextParts {
+    (kind, with): (String, Value),
+    scratch: &Path,
+    (cancel, log): (&CancellationToken, &Log),
+) -> Inline {
     let tenant = work.claim.identity.tenant.clone();
-    TaskContextParts {
+    let context = Arc::new(TaskContext::new(TaskContextParts {
         identity: work.claim.identity,
         facts: work.facts,
         seed: work.claim.seed,
         inputs: work.inputs,
         documents: work.documents,
         project_root: environment.settings.project_root.clone(),
-        scratch,
+        scratch: scratch.to_owned(),
         artifacts: Arc::clone(&environment.artifacts),
         registry: Arc::new(TenantRegistry::new(Arc::clone(&environment.store), tenant)),
+        log: log.sender(),
         cancel: cancel.clone(),
-    }
+    }));
+    let (kinds, shared) = (environment.kinds.clone(), Arc::clone(&context));
+    let handle = tokio::spawn(async move { kinds.run(&kind, &shared, with).await });
+    Inline { context, handle }
+}
+
+fn process(
+    environment: &Environment,
+    work: Work,
+    (kind, with): (String, Value),
+    folder: &Path,
+    log: &Arc<LogSender>,
+) -> Result<Child, Outcome> {
+    let settings = &environment.settings.attempts;
+    let asked = environment.kinds.variables(&kind, &with);
+    // Relative folders are below the worker's own, which the process shares.
+    let scratch = folder.join("scratch");
+    std::fs::create_dir(&scratch)
+        .map_err(|error| transient(format!("can not make the folder {}: {error}", scratch.display())))?;
+    let (artifacts_url, artifacts_options) = environment.artifacts.opened_with();
+    let spec = Spec {
+        version: VERSION,
+        identity: work.claim.identity,
+        kind,
+        with,
+        facts: work.facts,
+        seed: work.claim.seed,
+        inputs: work.inputs,
+        documents: work.documents,
+        project_root: environment.settings.project_root.clone(),
+        scratch,
+        hand_back: folder.join("hand-back.json"),
+        artifacts_url: artifacts_url.to_owned(),
+        artifacts_options: artifacts_options.clone(),
+        store_url: settings.store_url.clone(),
+        limits: settings.limits,
+        mark: Uuid::new_v4().to_string(),
+    };
+    child::start(&spec, settings, &asked, log)
+        .map_err(|error| transient(format!("can not start a process for the attempt: {error}")))
 }
 
 /// A task without `with` has no parameters, which is an object all the same.
@@ -102,50 +199,50 @@ fn or_empty(with: Value) -> Value {
 
 impl Begun {
     async fn finish(
-        mut self,
+        self,
         environment: &Environment,
         cancel: &CancellationToken,
     ) -> (Outcome, Vec<ArtifactRef>, Vec<Input>) {
         let grace = environment.settings.cancel_grace;
-        let outcome = self.outcome(cancel, grace).await;
-        (outcome, self.context.published(), self.inputs)
-    }
-
-    async fn outcome(&mut self, cancel: &CancellationToken, grace: Duration) -> Outcome {
-        let limit = self.limit;
-        let timer = async {
-            match limit {
-                Some(limit) => tokio::time::sleep(limit).await,
-                None => std::future::pending().await,
-            }
+        let stop = Stop::asked(cancel, self.limit);
+        let (outcome, published) = match self.running {
+            Running::Inline(mut inline) => (inline.outcome(stop, cancel, grace).await, inline.context.published()),
+            Running::Process(child) => child.outcome(stop, grace).await,
         };
-        tokio::select! {
-            ended = &mut self.handle => return judge(ended),
-            () = timer => {}
-            () = cancel.cancelled() => {
-                return match tokio::time::timeout(grace, &mut self.handle).await {
-                    Ok(ended) => judge(ended),
-                    Err(_) => self.give_up(FailureKind::Canceled, "did not stop within its grace after a cancel"),
-                };
-            }
-        }
-        let limit = limit.unwrap_or_default();
-        cancel.cancel();
-        // The limit has passed, whatever the attempt still says.
-        if tokio::time::timeout(grace, &mut self.handle).await.is_err() {
-            self.handle.abort();
-        }
-        let message = format!("took longer than its limit of {} s", limit.as_secs_f64());
-        failed(FailureKind::TimedOut { limit }, ErrorClass::System, message)
-    }
-
-    fn give_up(&self, kind: FailureKind, message: &str) -> Outcome {
-        self.handle.abort();
-        failed(kind, ErrorClass::System, message.to_owned())
+        self.log.close().await;
+        (outcome, published, self.inputs)
     }
 }
 
-fn judge(ended: Result<Result<TaskOutput, TaskError>, tokio::task::JoinError>) -> Outcome {
+impl Inline {
+    async fn outcome(
+        &mut self,
+        stop: impl Future<Output = Stop>,
+        cancel: &CancellationToken,
+        grace: Duration,
+    ) -> Outcome {
+        let stop = tokio::select! {
+            ended = &mut self.handle => return judge(ended),
+            stop = stop => stop,
+        };
+        cancel.cancel();
+        let ended = tokio::time::timeout(grace, &mut self.handle).await;
+        if ended.is_err() {
+            self.handle.abort();
+        }
+        match (stop, ended) {
+            (Stop::TimedOut { limit }, _) => Stop::too_late(limit),
+            (Stop::Canceled, Ok(ended)) => judge(ended),
+            (Stop::Canceled, Err(_)) => {
+                let message = "did not stop within its grace after a cancel";
+                failed(FailureKind::Canceled, ErrorClass::System, message.to_owned())
+            }
+        }
+    }
+}
+
+/// The outcome of a task that ended by itself.
+pub(super) fn judge(ended: Result<Result<TaskOutput, TaskError>, tokio::task::JoinError>) -> Outcome {
     match ended {
         Ok(Ok(output)) => accept(output),
         Ok(Err(error)) => {
@@ -153,6 +250,7 @@ fn judge(ended: Result<Result<TaskOutput, TaskError>, tokio::task::JoinError>) -
             match error {
                 TaskError::Transient { class, .. } => failed(FailureKind::Transient, class, message),
                 TaskError::Permanent { class, .. } => failed(FailureKind::Permanent, class, message),
+                TaskError::Crashed { .. } => failed(FailureKind::Crashed, ErrorClass::System, message),
                 TaskError::Canceled => failed(FailureKind::Canceled, ErrorClass::System, message),
             }
         }
@@ -183,7 +281,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 }
 
 /// An error and what lay beneath, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -8,6 +8,11 @@
 //! Called by the CLI's `run`. It never meets a scheduler: they share the store.
 
 mod attempt;
+mod child;
+mod handover;
+mod inside;
+mod kin;
+mod log;
 mod session;
 
 use std::collections::HashMap;
@@ -24,6 +29,10 @@ use crate::plan::{Micros, Reason};
 use crate::run::{RunState, TaskState, is_terminal};
 use crate::store::{Claim, ClaimScope, Finish, Outcome, Receipt, Store, StoreError};
 use crate::task::Kinds;
+
+pub use child::AttemptSettings;
+pub use handover::ProcessLimits;
+pub use inside::{AttemptError, run_attempt};
 
 use self::attempt::{Environment, execute};
 use self::session::Lease;
@@ -48,6 +57,8 @@ pub struct Settings {
     pub project_root: PathBuf,
     /// Attempts' own folders are made below this one.
     pub scratch_root: PathBuf,
+    /// Attempts' own processes, and their logs.
+    pub attempts: AttemptSettings,
 }
 
 /// Runs attempts for one process.

@@ -56,6 +56,13 @@ pub enum Reason {
         /// How often that happened in this generation.
         losses: u32,
     },
+    /// The process of its last attempt died.
+    AttemptCrashed {
+        /// How, and what it printed last.
+        message: String,
+        /// How often a process or a worker was lost in this generation.
+        losses: u32,
+    },
     /// Its run was canceled.
     RunCanceled,
 }
@@ -73,6 +80,7 @@ impl Reason {
             Self::AttemptFailed { .. } => "attempt_failed",
             Self::AttemptTimedOut { .. } => "attempt_timed_out",
             Self::WorkerLost { .. } => "worker_lost",
+            Self::AttemptCrashed { .. } => "attempt_crashed",
             Self::RunCanceled => "run_canceled",
         }
     }
@@ -102,6 +110,9 @@ impl fmt::Display for Reason {
             Self::AttemptTimedOut { limit_seconds } => write!(f, "took longer than its limit of {limit_seconds} s"),
             Self::WorkerLost { losses } => {
                 write!(f, "its worker was lost ({losses} time{})", if *losses == 1 { "" } else { "s" })
+            }
+            Self::AttemptCrashed { message, losses } => {
+                write!(f, "{message} (lost {losses} time{})", if *losses == 1 { "" } else { "s" })
             }
             Self::RunCanceled => write!(f, "the run was canceled"),
         }

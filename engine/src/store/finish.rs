@@ -305,7 +305,7 @@ fn plan_failure(
     (kind, message, run): (FailureKind, String, RunState),
 ) -> FailurePlan {
     match kind {
-        FailureKind::Lost => held.losses += 1,
+        FailureKind::Lost | FailureKind::Crashed => held.losses += 1,
         FailureKind::Canceled => {}
         _ => held.failures += 1,
     }
