@@ -1,5 +1,6 @@
 //! `headworks run`: creates a run (or takes one up again), executes it here, says how it went.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +73,7 @@ async fn create(session: &Session<'_>, args: &RunArgs) -> Result<(Arc<Store>, Te
         logical_time: interval.map_or_else(|| SystemClock.now(), |(start, _)| start),
         interval,
     };
-    let read = |path: &std::path::Path| std::fs::read_to_string(path);
+    let read = |path: &Path| std::fs::read_to_string(path);
     let new = prepare(request, session.project.kinds(), session.project.dags(), &read)?;
     let store = session.store(OpenMode::Own).await?;
     store.create_run(&new).await?;
@@ -166,8 +167,9 @@ async fn execute(
         slots: config.slots_on(cores),
         lease_ttl: config.lease_ttl(),
         cancel_grace: config.cancel_grace(),
-        project_root: session.project.root().to_owned(),
-        scratch_root: config.scratch_root(),
+        // Programs run in folders of their own: what they are told of has to mean the same there.
+        project_root: absolute(session.project.root())?,
+        scratch_root: absolute(&config.scratch_root())?,
         attempts: attempt::settings(&session.config),
     };
     let kinds = session.project.kinds().clone();
@@ -181,6 +183,10 @@ async fn execute(
     // The channel is closed by now; what is left is to draw the last line.
     drawing.await.ok();
     Ok(ended?)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| Failure::file(format!("can not tell where {} is", path.display()), error))
 }
 
 /// The first Ctrl-C cancels the run, the second ends this process.

@@ -200,7 +200,7 @@ impl Child {
 
     /// Kills what the process started and did not end.
     async fn sweep(&self, root: Option<Pid>) {
-        let kin = Kin { root, mark: self.mark.clone() };
+        let kin = Kin { root, mark: Some(self.mark.clone()) };
         // Fails only while the runtime shuts down, and then `drop` does the same.
         tokio::task::spawn_blocking(move || kin.kill()).await.ok();
     }
@@ -215,7 +215,7 @@ impl Drop for Child {
         // The attempt's future was dropped: nobody waits any longer, and nothing may go on.
         let root = self.group.leader();
         self.group.send_to_leader(Signal::SIGSTOP);
-        Kin { root, mark: self.mark.clone() }.kill();
+        Kin { root, mark: Some(self.mark.clone()) }.kill();
         self.group.send(Signal::SIGKILL);
         for reader in &self.readers {
             reader.abort();

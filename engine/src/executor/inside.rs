@@ -13,9 +13,11 @@ use std::num::NonZero;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use nix::sys::prctl::set_child_subreaper;
+use nix::errno::Errno;
+use nix::sys::prctl::{set_child_subreaper, set_name};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{getpgrp, getpid};
 use tokio::io::{AsyncWriteExt, Stderr, Stdout};
 use tokio::signal::unix::{SignalKind, signal};
@@ -61,10 +63,11 @@ pub enum AttemptError {
 pub fn run_attempt(kinds: Kinds) -> Result<(), AttemptError> {
     // First of all, so that nothing below is ever lost sight of.
     set_child_subreaper(true).map_err(refused("adopt processes"))?;
+    // It was started by a path that says nothing, and people look for it by name.
+    set_name(c"headworks").map_err(refused("name the process"))?;
     let spec = read_spec()?;
     limit(&spec.limits)?;
-    let kin = Kin { root: Some(getpid()), mark: spec.mark.clone() };
-    die_with_the_worker(kin.clone())?;
+    die_with_the_worker()?;
     // Two at least: a kind that computes on one thread must not keep the signal from being heard.
     let threads = std::thread::available_parallelism().map_or(2, NonZero::get).max(2);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -72,7 +75,7 @@ pub fn run_attempt(kinds: Kinds) -> Result<(), AttemptError> {
     let path = spec.hand_back.clone();
     let (ending, published) = runtime.block_on(run(spec, kinds));
     let written = HandBack { version: VERSION, ending, published }.write(&path);
-    kin.kill();
+    end_children();
     // Dropped, it would wait for threads that compute on though told to stop.
     runtime.shutdown_background();
     written.map_err(system("write the result"))
@@ -82,7 +85,7 @@ fn system(action: &'static str) -> impl FnOnce(std::io::Error) -> AttemptError {
     move |source| AttemptError::System { action, source }
 }
 
-fn refused(action: &'static str) -> impl FnOnce(nix::errno::Errno) -> AttemptError {
+fn refused(action: &'static str) -> impl FnOnce(Errno) -> AttemptError {
     move |errno| AttemptError::System { action, source: errno.into() }
 }
 
@@ -110,11 +113,20 @@ fn limit(limits: &ProcessLimits) -> Result<(), AttemptError> {
     if limits.open_files > 0 {
         cap(Resource::RLIMIT_NOFILE, limits.open_files)?;
     }
-    // Not everywhere: a container may not have it. The task runs all the same.
-    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", limits.oom_score_adj.to_string()) {
-        tracing::warn!(%error, "can not tell the kernel to end this process before its worker");
-    }
+    willing_to_die(limits.oom_score_adj);
     Ok(())
+}
+
+/// Tells the kernel how willingly to end this process when memory is short; never less than it is.
+fn willing_to_die(score: u16) {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let now = std::fs::read_to_string(FILE).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    if now.is_some_and(|now| now < i32::from(score))
+        && let Err(error) = std::fs::write(FILE, score.to_string())
+    {
+        // A container may not allow it. The task runs all the same.
+        tracing::debug!(%error, "can not tell the kernel to end this process before its worker");
+    }
 }
 
 /// Lowers a limit, for good; one that is lower already stays.
@@ -124,13 +136,21 @@ fn cap(resource: Resource, most: u64) -> Result<(), AttemptError> {
     setrlimit(resource, most, most).map_err(refused("limit the process"))
 }
 
+/// Kills all that this process started, however far below it: what is left of an attempt ends with it.
+fn end_children() {
+    // The common case, and cheap: to look for processes is to look at every one of the machine.
+    if waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT) != Err(Errno::ECHILD) {
+        Kin { root: Some(getpid()), mark: None }.kill();
+    }
+}
+
 /// Starts the thread that waits for the worker's end.
-fn die_with_the_worker(kin: Kin) -> Result<(), AttemptError> {
+fn die_with_the_worker() -> Result<(), AttemptError> {
     let wait = move || {
         let mut bytes = [0; 64];
         // The worker says nothing more: whatever ends this, ends the attempt.
         while std::io::stdin().lock().read(&mut bytes).is_ok_and(|count| count > 0) {}
-        kin.kill();
+        end_children();
         if getpgrp() == getpid() {
             killpg(getpgrp(), Signal::SIGKILL).ok();
         }

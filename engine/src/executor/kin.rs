@@ -25,8 +25,8 @@ const PAUSE: Duration = Duration::from_millis(2);
 pub(super) struct Kin {
     /// The attempt's own process; `None` once it is dead.
     pub(super) root: Option<Pid>,
-    /// The value of [`PROCESS_MARK`] in their environment.
-    pub(super) mark: String,
+    /// The value of [`PROCESS_MARK`] in their environment; `None` where the tree leads to all of them.
+    pub(super) mark: Option<String>,
 }
 
 impl Kin {
@@ -55,10 +55,12 @@ impl Kin {
     pub(super) fn find(&self) -> Vec<Pid> {
         let parents = parents();
         let mut found = self.below_root(&parents);
-        let needle = format!("{PROCESS_MARK}={}", self.mark).into_bytes();
-        let marked = parents.keys().filter(|process| !found.contains(process) && is_marked(**process, &needle));
-        let marked: Vec<_> = marked.copied().collect();
-        found.extend(marked);
+        if let Some(mark) = &self.mark {
+            let needle = format!("{PROCESS_MARK}={mark}").into_bytes();
+            let marked = parents.keys().filter(|process| !found.contains(process) && is_marked(**process, &needle));
+            let marked: Vec<_> = marked.copied().collect();
+            found.extend(marked);
+        }
         found.remove(&getpid().as_raw());
         if let Some(root) = self.root {
             found.remove(&root.as_raw());
@@ -143,7 +145,7 @@ mod tests {
         let (mut child, ids) = start(script, &mark);
         child.wait().expect("ended");
         assert_eq!(ids.len(), 2);
-        let kin = Kin { root: None, mark };
+        let kin = Kin { root: None, mark: Some(mark) };
         let found: Vec<_> = kin.find().into_iter().map(Pid::as_raw).collect();
         assert!(ids.iter().all(|id| found.contains(id)), "{ids:?} in {found:?}");
         kin.kill();
@@ -156,7 +158,7 @@ mod tests {
         let script = "env -i sh -c 'env -i sleep 600 & echo $!; echo $$; echo; wait'";
         let (mut child, ids) = start(script, "kin-test-tree");
         let id = i32::try_from(child.id()).expect("an id");
-        let kin = Kin { root: Some(Pid::from_raw(id)), mark: "another".into() };
+        let kin = Kin { root: Some(Pid::from_raw(id)), mark: None };
         assert_eq!(ids.len(), 2);
         let found: Vec<_> = kin.find().into_iter().map(Pid::as_raw).collect();
         assert!(found.contains(&ids[0]), "{ids:?} in {found:?}");
