@@ -167,7 +167,7 @@ fn process(
     let asked = environment.kinds.variables(&kind, &with);
     // Relative folders are below the worker's own, which the process shares.
     let scratch = folder.join("scratch");
-    std::fs::create_dir(&scratch)
+    std::fs::create_dir_all(&scratch)
         .map_err(|error| transient(format!("can not make the folder {}: {error}", scratch.display())))?;
     let (artifacts_url, artifacts_options) = environment.artifacts.opened_with();
     let spec = Spec {

@@ -9,7 +9,7 @@
 
 mod lines;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -43,49 +43,72 @@ const DOWN: Duration = Duration::from_secs(10);
 /// What the last chunks may take once the attempt has ended: the report of its outcome waits for them.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
-/// The log of an attempt that runs.
-pub(super) struct Log {
-    sender: Arc<LogSender>,
-    closing: CancellationToken,
-    pump: JoinHandle<()>,
-}
+/// The log of an attempt that runs. Costs nothing until something is said: most attempts are silent.
+pub(super) struct Log(Arc<LogSender>);
 
 impl Log {
     /// Opens a log of at most `limit` bytes.
     pub(super) fn open(artifacts: &Arc<ArtifactStore>, attempt: KeyPrefix, limit: u64) -> Self {
+        let (artifacts, closing) = (Arc::clone(artifacts), CancellationToken::new());
+        Self(Arc::new(LogSender { artifacts, attempt, limit, closing, started: OnceLock::new() }))
+    }
+
+    /// Where the output goes.
+    pub(super) fn sender(&self) -> Arc<LogSender> {
+        Arc::clone(&self.0)
+    }
+
+    /// Puts what is left. A context that outlives its attempt writes into nothing from here on.
+    pub(super) async fn close(self) {
+        self.0.closing.cancel();
+        let Some(started) = self.0.started.get() else { return };
+        let task = started.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut task) = task else { return };
+        if tokio::time::timeout(CLOSE_LIMIT, &mut task).await.is_err() {
+            tracing::warn!("the artifact store does not take the end of an attempt's log; it is left behind");
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.0.closing.cancel();
+    }
+}
+
+/// The writing end.
+pub(super) struct LogSender {
+    artifacts: Arc<ArtifactStore>,
+    attempt: KeyPrefix,
+    limit: u64,
+    closing: CancellationToken,
+    started: OnceLock<Started>,
+}
+
+/// A log that something was written to.
+struct Started {
+    sender: mpsc::Sender<Piece>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl LogSender {
+    fn start(&self) -> Started {
         let (sender, receiver) = mpsc::channel(PIECES);
-        let closing = CancellationToken::new();
         let pump = Pump {
-            artifacts: Arc::clone(artifacts),
-            attempt,
-            lines: Lines::new(limit),
+            artifacts: Arc::clone(&self.artifacts),
+            attempt: self.attempt.clone(),
+            lines: Lines::new(self.limit),
             number: 0,
             since: None,
             lost: 0,
             down_until: None,
             receiver,
         };
-        let pump = tokio::spawn(pump.run(closing.clone()));
-        Self { sender: Arc::new(LogSender(sender)), closing, pump }
-    }
-
-    /// Where the output goes.
-    pub(super) fn sender(&self) -> Arc<LogSender> {
-        Arc::clone(&self.sender)
-    }
-
-    /// Puts what is left. A context that outlives its attempt writes into nothing from here on.
-    pub(super) async fn close(mut self) {
-        self.closing.cancel();
-        if tokio::time::timeout(CLOSE_LIMIT, &mut self.pump).await.is_err() {
-            tracing::warn!("the artifact store does not take the end of an attempt's log; it is left behind");
-            self.pump.abort();
-        }
+        let task = tokio::spawn(pump.run(self.closing.clone()));
+        Started { sender, task: Mutex::new(Some(task)) }
     }
 }
-
-/// The writing end.
-pub(super) struct LogSender(mpsc::Sender<Piece>);
 
 /// What came in one go.
 struct Piece {
@@ -96,10 +119,14 @@ struct Piece {
 #[async_trait]
 impl AttemptLog for LogSender {
     async fn write(&self, stream: LogStream, bytes: &[u8]) {
+        if self.closing.is_cancelled() {
+            return;
+        }
+        let started = self.started.get_or_init(|| self.start());
         for piece in bytes.chunks(PIECE_BYTES) {
             let piece = Piece { stream, bytes: Bytes::copy_from_slice(piece) };
             // Closed: the attempt is over, and nobody waits for what it still says.
-            if self.0.send(piece).await.is_err() {
+            if started.sender.send(piece).await.is_err() {
                 return;
             }
         }
