@@ -8,7 +8,7 @@
 //! when that ends, it kills all that the process started, then the process. Being a subreaper, the
 //! process adopts what its programs leave behind, so that nothing below it gets out of its sight.
 
-use std::io::{BufRead, Read};
+use std::io::{BufRead, Read, Write};
 use std::num::NonZero;
 use std::sync::Arc;
 
@@ -19,9 +19,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{getpgrp, getpid};
-use tokio::io::{AsyncWriteExt, Stderr, Stdout};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{chain, judge};
@@ -212,7 +211,7 @@ fn context(spec: Spec, kinds: &Kinds, cancel: CancellationToken) -> Result<TaskC
         scratch: spec.scratch,
         artifacts: Arc::new(artifacts),
         registry: Arc::new(registry),
-        log: Arc::new(Printed { out: Mutex::new(tokio::io::stdout()), err: Mutex::new(tokio::io::stderr()) }),
+        log: Arc::new(Printed),
         cancel,
     }))
 }
@@ -239,23 +238,22 @@ impl ModelRegistry for LazyRegistry {
 }
 
 /// The log of an attempt in its own process: what is printed, the worker reads.
-struct Printed {
-    out: Mutex<Stdout>,
-    err: Mutex<Stderr>,
-}
+struct Printed;
 
 #[async_trait]
 impl AttemptLog for Printed {
     async fn write(&self, stream: LogStream, bytes: &[u8]) {
+        let bytes = bytes.to_vec();
+        let print = move || match stream {
+            LogStream::Stdout => print(&mut std::io::stdout().lock(), &bytes),
+            LogStream::Stderr | LogStream::Engine => print(&mut std::io::stderr().lock(), &bytes),
+        };
         // A worker that does not read any more is gone, and this process with it in a moment.
-        if stream == LogStream::Stdout {
-            let mut out = self.out.lock().await;
-            out.write_all(bytes).await.ok();
-            out.flush().await.ok();
-        } else {
-            let mut err = self.err.lock().await;
-            err.write_all(bytes).await.ok();
-            err.flush().await.ok();
-        }
+        tokio::task::spawn_blocking(print).await.ok();
     }
+}
+
+fn print(out: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
+    out.write_all(bytes)?;
+    out.flush()
 }
