@@ -36,6 +36,8 @@ pub struct Request {
     pub logical_time: Micros,
     /// The data interval, half-open.
     pub interval: Option<(Micros, Micros)>,
+    /// Among queued runs the least starts first; `None` = in the order of what they are about.
+    pub queue_rank: Option<i64>,
 }
 
 /// Why a run can not be created as asked.
@@ -136,6 +138,7 @@ pub fn prepare(
         tenant_params: scope.tenant,
         logical_time: request.logical_time,
         interval: request.interval,
+        queue_rank: request.queue_rank.unwrap_or(request.logical_time),
         documents,
     })
 }

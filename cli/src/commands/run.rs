@@ -82,6 +82,7 @@ async fn create(session: &Session<'_>, args: &RunArgs) -> Result<(Arc<Store>, Te
         seed: args.seed,
         logical_time: interval.map_or_else(|| SystemClock.now(), |(start, _)| start),
         interval,
+        queue_rank: None,
     };
     let read = |path: &Path| std::fs::read_to_string(path);
     let new = prepare(request, session.project.kinds(), session.project.dags(), &read)?;

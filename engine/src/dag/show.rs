@@ -141,6 +141,7 @@ pub fn json(dag: &Dag) -> Value {
         "description": dag.description,
         "tags": dag.tags,
         "max_active_runs": dag.max_active_runs,
+        "overlap": dag.overlap.as_str(),
         "deadline": dag.deadline.map(|limit| limit.as_secs_f64()),
         "schedule": dag.schedule,
         "params": params.collect::<serde_json::Map<_, _>>(),

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub use cause::{Cause, Fault, Holder, Link, Moment, SlotLimit};
 pub use failure::{AttemptFailure, FailureKind, FailurePlan, after_failure, retry_delay};
-pub use reason::Reason;
+pub use reason::{QueueReason, Reason};
 pub use share::{TenantLoad, share};
 pub use why::{AttemptRecord, Record, Standing, Tallies, TaskTally, Trace, explain, trace};
 

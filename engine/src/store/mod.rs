@@ -9,7 +9,10 @@
 //! the instance is running under both and the session is not revoked. Whoever was overtaken writes
 //! nothing and is told so. Epochs only grow, so a zombie can never become right again.
 
+mod admit;
 mod advance;
+mod alerts;
+mod backfill;
 mod claim;
 mod create;
 mod dialect;
@@ -22,10 +25,12 @@ mod limits;
 mod models;
 mod open;
 mod page;
+mod pause;
 mod reclaim;
 mod registry;
 mod rerun;
 mod rows;
+mod schedules;
 mod session;
 mod time;
 mod timeline;
@@ -41,6 +46,11 @@ use std::sync::{Arc, Mutex};
 
 use sea_orm::DatabaseConnection;
 
+pub use admit::Admitted;
+pub use alerts::{Alert, AlertKind, NewAlert};
+pub use backfill::{
+    BackfillChunk, BackfillForecast, BackfillOrder, BackfillState, BackfillView, NewBackfill, PastFire, Reprocess,
+};
 pub use claim::{Claim, ClaimRequest, ClaimScope};
 pub use create::{NewRun, PinnedDocument, RunKind};
 pub use error::StoreError;
@@ -49,9 +59,11 @@ pub use limits::Load;
 pub use models::ModelRow;
 pub use open::{Migration, OpenMode};
 pub use page::{TaskGroup, Window};
+pub use pause::{Pause, Scope as PauseScope};
 pub use reclaim::LostAttempt;
 pub use registry::TenantRegistry;
 pub use rerun::{Rerun, RerunRequest};
+pub use schedules::{DueSchedule, FireOutcome, Fired, ScheduleView, Subscription};
 pub use session::{HeldAttempt, NewSession};
 pub use timeline::{EventFilter, EventPage, EventView};
 pub use view::{ArtifactView, RunSummary, RunView, TaskView};

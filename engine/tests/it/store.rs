@@ -63,6 +63,7 @@ impl Bed {
             tenant_params: json!({ "id": "acme" }),
             logical_time: 0,
             interval: None,
+            queue_rank: 0,
             documents: Vec::new(),
         }
     }
