@@ -30,6 +30,8 @@ impl MigrationTrait for Migration {
 const UP: &[&str] = &[
     "ALTER TABLE run ADD COLUMN backfill TEXT",
     "ALTER TABLE run ADD COLUMN deadline_at BIGINT",
+    // A calendar may put a run off: it does not start before.
+    "ALTER TABLE run ADD COLUMN start_at BIGINT NOT NULL DEFAULT 0",
     // Among the queued runs of one tenant and DAG, the least goes first.
     "ALTER TABLE run ADD COLUMN queue_rank BIGINT NOT NULL DEFAULT 0",
     "CREATE UNIQUE INDEX run_backfilled_once ON run (tenant, backfill, logical_time) WHERE backfill IS NOT NULL",
@@ -43,7 +45,7 @@ const UP: &[&str] = &[
     // Among ready tasks of one priority, those of the run with the nearest deadline go first.
     "ALTER TABLE task_instance ADD COLUMN due_by BIGINT NOT NULL DEFAULT 9223372036854775807",
     "DROP INDEX task_instance_ready",
-    "CREATE INDEX task_instance_ready ON task_instance (tenant, priority DESC, due_by, ready_at, run, ordinal) WHERE state = 'ready'",
+    "CREATE INDEX task_instance_claim ON task_instance (tenant, priority DESC, due_by, ready_at, run, ordinal) WHERE state = 'ready'",
     // The version that new runs of a DAG are pinned to.
     "CREATE TABLE dag (
         dag TEXT NOT NULL PRIMARY KEY,
@@ -55,6 +57,7 @@ const UP: &[&str] = &[
         dag TEXT NOT NULL,
         is_live BOOLEAN NOT NULL,
         rule TEXT,
+        trigger_on TEXT,
         overlay TEXT NOT NULL,
         max_active BIGINT,
         overlap TEXT NOT NULL,
@@ -130,7 +133,7 @@ const DOWN: &[&str] = &[
     "DROP TABLE pause",
     "DROP TABLE schedule",
     "DROP TABLE dag",
-    "DROP INDEX task_instance_ready",
+    "DROP INDEX task_instance_claim",
     "ALTER TABLE task_instance DROP COLUMN due_by",
     "CREATE INDEX task_instance_ready ON task_instance (tenant, priority DESC, ready_at, run, ordinal) WHERE state = 'ready'",
     "DROP INDEX run_deadline",
@@ -142,6 +145,7 @@ const DOWN: &[&str] = &[
     "DROP INDEX run_triggered_once",
     "DROP INDEX run_backfilled_once",
     "ALTER TABLE run DROP COLUMN queue_rank",
+    "ALTER TABLE run DROP COLUMN start_at",
     "ALTER TABLE run DROP COLUMN deadline_at",
     "ALTER TABLE run DROP COLUMN backfill",
 ];

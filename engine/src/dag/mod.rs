@@ -6,7 +6,7 @@
 
 mod bind;
 mod diagnostic;
-mod duration;
+
 mod graph;
 pub(crate) mod json;
 mod kind;
@@ -18,6 +18,7 @@ mod policy;
 pub(crate) mod read;
 mod references;
 mod schedule_shape;
+
 mod schema;
 pub mod show;
 pub(crate) mod spec;
@@ -36,6 +37,7 @@ pub use diagnostic::{Diagnostic, DiagnosticRow, Diagnostics, Severity};
 pub use kind::{InputSpec, KindCatalog, KindInfo, OutputSpec, ParamProblem};
 pub use limits::{MAX_DEPTH, MAX_EDGES, MAX_MATRIX_ELEMENTS, MAX_SOURCE_BYTES, MAX_TASKS};
 pub use lower::{lower, lower_bytes};
+pub use schedule_shape::Arrival;
 pub use trigger::{TriggerRule, UpstreamCounts, Verdict};
 
 use crate::id::{ArtifactName, DagId, Digest, TaskId};

@@ -9,7 +9,8 @@ use petgraph::graph::NodeIndex;
 use petgraph::visit::EdgeRef;
 use serde_json::{Value, json};
 
-use super::{Dag, Isolation, RetryPolicy, Task, TriggerRule, duration};
+use super::{Dag, Isolation, RetryPolicy, Task, TriggerRule};
+use crate::schedule::duration;
 
 /// Values of an axis that are written out in text.
 const VALUES_SHOWN: usize = 8;

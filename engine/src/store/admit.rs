@@ -241,7 +241,7 @@ impl Admit<'_> {
         let sql = format!(
             "SELECT u.run, u.dag_version, u.seed, u.priority, u.deadline_at FROM run u \
              WHERE u.tenant = $1 AND u.dag = $2 AND u.state = 'queued' AND u.backfill IS NOT DISTINCT FROM $3 \
-             ORDER BY u.queue_rank, u.run LIMIT $4{}",
+             AND u.start_at <= $5 ORDER BY u.queue_rank, u.run LIMIT $4{}",
             tx.dialect.lock("u")
         );
         let values = vec![
@@ -249,6 +249,7 @@ impl Admit<'_> {
             pair.dag.to_string().into(),
             lane.map(|id| id.to_string()).into(),
             i64::from(limit).into(),
+            tx.now.into(),
         ];
         let found = tx.all("pick queued runs", &sql, values).await?;
         let mut starting = Vec::with_capacity(found.len());

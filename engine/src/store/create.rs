@@ -96,6 +96,8 @@ pub struct NewRun {
     pub interval: Option<(Micros, Micros)>,
     /// Among the queued runs of its tenant and DAG, the least starts first.
     pub queue_rank: i64,
+    /// A queued run does not start before; 0 = at once.
+    pub start_at: Micros,
     /// Pinned documents.
     pub documents: Vec<PinnedDocument>,
 }
@@ -238,6 +240,7 @@ async fn insert_runs(tx: &Tx, store: &Store, runs: &[NewRun]) -> Result<BTreeSet
         ("backfill", Kind::Text),
         ("deadline_at", Kind::Int),
         ("queue_rank", Kind::Int),
+        ("start_at", Kind::Int),
     ];
     let rows = runs.iter().map(|new| {
         let backfill = if let RunKind::Backfill(id) = new.kind { Some(id.to_string()) } else { None };
@@ -248,6 +251,7 @@ async fn insert_runs(tx: &Tx, store: &Store, runs: &[NewRun]) -> Result<BTreeSet
             "logical_time": new.logical_time, "interval_start": new.interval.map(|(start, _)| start),
             "interval_end": new.interval.map(|(_, end)| end), "priority": new.kind.priority(),
             "backfill": backfill, "deadline_at": deadline(new, tx.now), "queue_rank": new.queue_rank,
+            "start_at": new.start_at,
         })
     });
     let names: Vec<_> = columns.iter().map(|(name, _)| *name).collect();

@@ -32,6 +32,8 @@ pub struct Subscription {
     pub is_live: bool,
     /// The schedule with the tenant's own over it, and the calendars that it names; `None` = on request.
     pub rule: Option<Value>,
+    /// `on`: what it waits for, where it comes due by what arrives.
+    pub trigger: Option<Value>,
     /// The tenant's parameters for this DAG.
     pub overlay: Map<String, Value>,
     /// Active runs at once.
@@ -85,6 +87,19 @@ pub struct FireOutcome {
     pub made: Vec<RunId>,
     /// Schedules that have to wait: their tenants have as many queued runs as they may.
     pub deferred: Vec<(TenantId, DagId)>,
+}
+
+/// What there is to do for the chores that make and start runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Agenda {
+    /// A schedule has to be looked at.
+    pub is_due: bool,
+    /// A run waits to start.
+    pub is_queued: bool,
+    /// A backfill goes on.
+    pub has_backfills: bool,
+    /// A DAG waits for others.
+    pub has_triggers: bool,
 }
 
 /// A line of `headworks schedule list`.
@@ -162,14 +177,23 @@ impl Store {
         Ok(due)
     }
 
-    /// When the next schedule has to be looked at.
+    /// Whether there is anything for the chores that make and start runs: one read, whatever waits.
     ///
     /// # Errors
     /// The database's.
-    pub async fn next_due(&self) -> Result<Option<Micros>, StoreError> {
-        let sql = "SELECT MIN(next_at) AS at FROM schedule WHERE next_at IS NOT NULL";
-        let found = tx::read(&self.db, "read when a schedule is due", sql, vec![]).await?;
-        found.first().map_or(Ok(None), |row| rows::get(row, "at"))
+    pub async fn agenda(&self, now: Micros) -> Result<Agenda, StoreError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM schedule WHERE next_at <= $1) AS is_due, \
+                   EXISTS (SELECT 1 FROM run WHERE state = 'queued') AS is_queued, \
+                   EXISTS (SELECT 1 FROM backfill WHERE state = 'running') AS has_backfills, \
+                   EXISTS (SELECT 1 FROM schedule WHERE is_live AND trigger_on IS NOT NULL) AS has_triggers";
+        let found = tx::read(&self.db, "read what is to be done", sql, vec![now.into()]).await?;
+        let row = found.first().ok_or(StoreError::Corrupt { what: "schedule", detail: "no answer".into() })?;
+        Ok(Agenda {
+            is_due: rows::get(row, "is_due")?,
+            is_queued: rows::get(row, "is_queued")?,
+            has_backfills: rows::get(row, "has_backfills")?,
+            has_triggers: rows::get(row, "has_triggers")?,
+        })
     }
 
     /// Records what a look led to, and makes the runs, queued. What another scheduler was faster with is
@@ -301,6 +325,7 @@ impl Apply<'_> {
             ("dag", Kind::Text),
             ("is_live", Kind::Bool),
             ("rule", Kind::Text),
+            ("trigger_on", Kind::Text),
             ("overlay", Kind::Text),
             ("max_active", Kind::Int),
             ("overlap", Kind::Text),
@@ -309,7 +334,8 @@ impl Apply<'_> {
         let fields = rows.iter().map(|it| {
             json!({
                 "tenant": it.tenant, "dag": it.dag, "is_live": it.is_live,
-                "rule": it.rule.as_ref().map(Value::to_string), "overlay": Value::Object(it.overlay.clone()).to_string(),
+                "rule": it.rule.as_ref().map(Value::to_string), "trigger_on": it.trigger.as_ref().map(Value::to_string),
+                "overlay": Value::Object(it.overlay.clone()).to_string(),
                 "max_active": it.max_active, "overlap": it.overlap.as_str(),
                 "next_at": if it.is_live && it.rule.is_some() { it.next_at } else { None },
             })
@@ -318,13 +344,13 @@ impl Apply<'_> {
         let sql = format!(
             "INSERT INTO schedule ({}, since, version, updated_at) SELECT {}, $2, 0, $2 FROM {} WHERE TRUE \
              ON CONFLICT (tenant, dag) DO UPDATE SET is_live = excluded.is_live, rule = excluded.rule, \
-             overlay = excluded.overlay, max_active = excluded.max_active, overlap = excluded.overlap, \
+             trigger_on = excluded.trigger_on, overlay = excluded.overlay, max_active = excluded.max_active, overlap = excluded.overlap, \
              since = CASE WHEN schedule.rule IS NOT DISTINCT FROM excluded.rule THEN schedule.since ELSE excluded.since END, \
              next_at = CASE WHEN schedule.rule IS NOT DISTINCT FROM excluded.rule AND schedule.is_live = excluded.is_live \
              AND schedule.next_at IS NOT NULL THEN schedule.next_at ELSE excluded.next_at END, \
              version = schedule.version + 1, updated_at = excluded.updated_at \
              WHERE schedule.rule IS DISTINCT FROM excluded.rule OR schedule.is_live <> excluded.is_live \
-             OR schedule.overlay <> excluded.overlay OR schedule.max_active IS DISTINCT FROM excluded.max_active \
+             OR schedule.trigger_on IS DISTINCT FROM excluded.trigger_on OR schedule.overlay <> excluded.overlay OR schedule.max_active IS DISTINCT FROM excluded.max_active \
              OR schedule.overlap <> excluded.overlap",
             names.join(", "),
             names.iter().map(|name| format!("r.{name}")).collect::<Vec<_>>().join(", "),

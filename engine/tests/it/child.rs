@@ -156,6 +156,7 @@ impl Bed {
             logical_time: 0,
             interval: None,
             queue_rank: 0,
+            start_at: 0,
             documents: Vec::new(),
         };
         self.store.create_run(&new).await.expect("created");
