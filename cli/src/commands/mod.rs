@@ -1,7 +1,10 @@
 //! One file per command; [`dispatch`] picks it.
 
+mod alerts;
+mod apply;
 mod artifacts;
 pub(crate) mod attempt;
+mod backfill;
 mod bench;
 mod cancel;
 mod config;
@@ -14,8 +17,10 @@ mod outcome;
 mod retry;
 mod run;
 mod runs;
+mod schedule;
 mod serve;
 mod shapes;
+mod tenants;
 mod validate;
 mod why;
 
@@ -51,7 +56,12 @@ pub(crate) async fn dispatch(args: &Args, output: &Output) -> Result<ExitCode, F
     match &args.command {
         Command::Run(run) => run::run(&session, run).await,
         Command::Validate { files } => validate::run(&session, files),
-        Command::Dag(command) => dag::run(&session, command),
+        Command::Dag(command) => dag::run(&session, command).await,
+        Command::Schedule(command) => schedule::run(&session, command).await,
+        Command::Tenants(command) => tenants::run(&session, command).await,
+        Command::Backfill(args) => backfill::run(&session, args).await,
+        Command::Backfills(command) => backfill::control(&session, command).await,
+        Command::Alerts(args) => alerts::run(&session, args).await,
         Command::Runs(command) => runs::run(&session, command).await,
         Command::Why(args) => why::run(&session, args).await,
         Command::Retry(args) => retry::run(&session, args).await,
@@ -78,6 +88,12 @@ impl Session<'_> {
         let tenants = self.project.tenants()?;
         Ok(store.apply_limits(&tenants, &self.config.pools).await?)
     }
+}
+
+/// Who asks, as far as this machine knows.
+fn actor() -> String {
+    let user = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
+    user.map_or_else(|| "somebody at the command line".to_owned(), |user| format!("user {user}"))
 }
 
 /// A tenant named on the command line.

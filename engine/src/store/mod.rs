@@ -58,7 +58,7 @@ pub use create::{NewRun, PinnedDocument, RunKind};
 pub use deadlines::Timed;
 pub use error::StoreError;
 pub use finish::{Finish, Finished, Next, Outcome, Receipt};
-pub use limits::Load;
+pub use limits::{Load, TenantView};
 pub use models::ModelRow;
 pub use open::{Migration, OpenMode};
 pub use page::{TaskGroup, Window};
