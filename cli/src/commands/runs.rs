@@ -68,6 +68,9 @@ async fn show(session: &Session<'_>, run: &str, whose: Option<&str>, window: &Wi
     let it = store.run_summary(&whose, id).await?;
     session.output.line(&format!("run {} of {} for {}: {}", it.run_id, it.dag, it.tenant, it.state));
     session.output.line(&format!("DAG version {}, seed {}, created {}", it.dag_version, it.seed, it.created_at));
+    if let Some(reason) = store.queue_reason(&whose, id).await? {
+        session.output.line(&format!("queued: {reason}"));
+    }
     session.output.line("");
     outcome.table(window).await?;
     outcome.report_line().await
