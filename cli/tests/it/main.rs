@@ -1,6 +1,7 @@
 //! The binary's integration tests: the real `headworks` on real files and databases.
 
 mod bench;
+mod chaos;
 mod dags;
 mod errors;
 mod heavy;

@@ -126,6 +126,12 @@ impl StoreError {
         move |source| Self::Query { what, source }
     }
 
+    /// An error that a failpoint asked for: a lost connection.
+    pub(super) fn injected(error: std::io::Error) -> Self {
+        let source = DbErr::Conn(sea_orm::RuntimeErr::Internal(error.to_string()));
+        Self::Query { what: "pass a failpoint", source }
+    }
+
     /// Whether the store can not be reached, as opposed to refusing something (exit code 5).
     pub fn is_unavailable(&self) -> bool {
         match self {

@@ -18,6 +18,7 @@ use super::rows::{self, InstanceKey, param};
 use super::tx::{Part, Tx, Write};
 use super::unit::{AttemptEnd, HELD, LOCK_ORDER, UnitOfWork};
 use super::{ClaimScope, Store, StoreError, tx};
+use crate::failpoint;
 use crate::id::{AttemptNumber, InstanceId, RunId, SessionId, TenantId};
 use crate::plan::{FailureKind, Micros, Reason};
 use crate::run::{AttemptState, RunEvent, RunState, TaskEvent, TaskState, is_terminal, transition};
@@ -204,6 +205,9 @@ impl Write for Reclaim<'_> {
             }
             Lost::Revoked => lock_left_behind(&mut unit).await?,
         };
+        if !keys.is_empty() {
+            failpoint::hit("reap.after_select").await.map_err(StoreError::injected)?;
+        }
         let mut runs = BTreeMap::new();
         for key in &keys {
             let run_key = (key.tenant.clone(), key.run);

@@ -1,0 +1,218 @@
+//! Disks and object stores: F15 (full disks), F16 (S3 misbehaves), F17 (a crash in mid-upload), F24
+//! (SQLite locked from outside, and two servers on one file).
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use engine::run::RunState;
+use testkit::{S3Fault, S3Server, SqliteLock};
+
+use super::World;
+use super::tasks::{chain, head, task};
+use super::world::{PATIENCE, TTL};
+
+/// A small file system of its own, unmounted when dropped.
+pub(crate) struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None` where this user may not mount.
+    fn mount(at: &Path, mebibytes: u32) -> Option<Self> {
+        std::fs::create_dir_all(at).expect("a folder");
+        let size = format!("size={mebibytes}m");
+        let done = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).output();
+        let mounted = done.is_ok_and(|done| done.status.success());
+        if !mounted {
+            println!("NOT RUN: this user may not mount a file system, and a full disk needs one");
+        }
+        mounted.then(|| Self(at.to_owned()))
+    }
+
+    /// Takes all the room that is left.
+    fn fill(&self) {
+        let done = Command::new("dd").args(["if=/dev/zero", "bs=4k"]).arg(self.ballast()).output();
+        assert!(!done.expect("dd runs").status.success(), "it fills the disk");
+    }
+
+    fn ballast(&self) -> String {
+        format!("of={}", self.0.join("ballast").display())
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.0.join("ballast")).expect("removed");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a process of the scenario may still have a file open.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// F15: the disk of the artifacts is full, then free again.
+pub(crate) async fn f15_artifacts(world: &mut World) {
+    let folder = world.bench.path("artifacts/objects");
+    let Some(disk) = SmallDisk::mount(&folder, 4) else { return };
+    let keys = "retries = { max = 30, initial = \"500ms\", backoff = \"constant\" }";
+    let big = "head -c 1000000 /dev/zero > \"$HEADWORKS_ARTIFACTS/big.bin\"";
+    let toml = [head("big"), task(world, "a", keys, big)].concat();
+    world.dag(&toml.replace("shell = true", "shell = true, outputs = [\"big.bin\"]"));
+    world.dag(&chain(world, "chain", 2));
+    let server = world.start("serve", &[]).await;
+    disk.fill();
+    let run = world.submit("big").await;
+    world.ledger.until(PATIENCE, |it| it.task == "a" && it.attempt == 2).await;
+    let why = world.sql("SELECT message FROM attempt WHERE state = 'failed' LIMIT 1");
+    assert!(why.contains("space") || why.contains("No space") || why.contains("write"), "it says why: {why}");
+    let visible = world.sql("SELECT COUNT(*) FROM artifact WHERE name = 'big.bin'");
+    assert_eq!(visible, "0", "nothing partial is visible");
+    disk.free();
+    world.until_succeeded(&[run], PATIENCE).await;
+    assert!(world.process(server).is_alive(), "it recovered without a restart");
+    world.disk = Some(disk);
+}
+
+/// F15: the disk of the SQLite file is full, then free again.
+pub(crate) async fn f15_sqlite(world: &mut World) {
+    let folder = world.bench.path("db");
+    let Some(disk) = SmallDisk::mount(&folder, 8) else { return };
+    world.move_sqlite("db/hw.db");
+    world.dag(&chain(world, "chain", 12));
+    let runs = [world.submit("chain").await, world.submit("chain").await];
+    let server = world.start("serve", &[]).await;
+    world.ledger.until(PATIENCE, |it| it.task == "t1" && it.phase == "start").await;
+    disk.fill();
+    let seconds = world.dice.within(1, 5);
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    assert!(world.process(server).is_alive(), "it waits for room:\n{}", world.process(server).said());
+    disk.free();
+    world.until_succeeded(&runs, PATIENCE).await;
+    world.disk = Some(disk);
+}
+
+/// F16: the object store misbehaves in each way. Every run succeeds, and objects are what rows say.
+pub(crate) async fn f16_object_store(world: &mut World) {
+    world.dag(&chain(world, "chain", 2));
+    let server = S3Server::start();
+    let mut more: Vec<(&str, String)> = server.env().to_vec();
+    more.push(("HEADWORKS_ARTIFACTS_URL", server.url("chaos")));
+    let more: Vec<_> = more.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let worker = world.start("worker-a", &more).await;
+    let faults = server.faults().clone();
+    world.s3 = Some(server);
+    let mut hit = 0;
+    for fault in [
+        S3Fault::RefusePut(500),
+        S3Fault::FailAfterPut(500),
+        S3Fault::RefusePut(503),
+        S3Fault::FailAfterPut(503),
+        S3Fault::RefusePut(409),
+        S3Fault::CutPut,
+    ] {
+        let count = world.dice.within(1, 4);
+        faults.inject(fault, usize::try_from(count).expect("few"));
+        let run = world.submit("chain").await;
+        world.until_succeeded(&[run], PATIENCE).await;
+        hit += count;
+        tokio::time::timeout(PATIENCE, faults.until_fired(hit)).await.unwrap_or_else(|_| panic!("{fault:?} was not met"));
+    }
+    // One upload hangs, the other slot goes on.
+    faults.inject(S3Fault::HangAfterPut, 1);
+    let hanging = world.submit("chain").await;
+    faults.until_fired(hit + 1).await;
+    let others = [world.submit("chain").await, world.submit("chain").await];
+    world.until_succeeded(&others, PATIENCE).await;
+    assert_eq!(world.view(&hanging).await.summary.state, RunState::Running);
+    // F17: the worker dies while its upload has no answer.
+    world.process(worker).kill();
+    assert_eq!(world.view(&hanging).await.artifacts.len(), 0, "what was put is not visible");
+    world.start("worker-b", &more).await;
+    world.until_succeeded(&[hanging.clone()], PATIENCE).await;
+    assert_eq!(world.attempts(&hanging, "t0"), ["lost", "succeeded"]);
+}
+
+/// F16: what is read comes short. The task fails or the read is repeated; nothing short is used.
+pub(crate) async fn f16_short_reads(world: &mut World) {
+    let make = "head -c 200000 /dev/urandom > \"$HEADWORKS_ARTIFACTS/data.bin\"";
+    let made = task(world, "make", "", make).replace("shell = true", "shell = true, outputs = [\"data.bin\"]");
+    let read = "f=$(sed -n 's/.*\"path\": \"\\(.*\\)\".*/\\1/p' \"$HEADWORKS_INPUTS\"); [ $(wc -c < \"$f\") = 200000 ]";
+    let keys = "needs = [\"make\"]\nretries = { max = 5, initial = \"200ms\", backoff = \"constant\" }";
+    let read = task(world, "read", keys, read).replace("shell = true", "shell = true, inputs = [\"data.bin\"]");
+    world.dag(&[head("reads"), made, read].concat());
+    let server = S3Server::start();
+    let mut more: Vec<(&str, String)> = server.env().to_vec();
+    more.push(("HEADWORKS_ARTIFACTS_URL", server.url("chaos")));
+    let more: Vec<_> = more.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let count = world.dice.within(1, 4);
+    server.faults().inject(S3Fault::CutGet, usize::try_from(count).expect("few"));
+    let faults = server.faults().clone();
+    world.s3 = Some(server);
+    world.start("worker-a", &more).await;
+    let run = world.submit("reads").await;
+    world.until_succeeded(&[run], PATIENCE).await;
+    tokio::time::timeout(PATIENCE, faults.until_fired(count)).await.expect("reads were cut");
+}
+
+/// F17: kill -9 while a large object is being put into a folder: nothing partial has its name.
+pub(crate) async fn f17_kill_in_mid_put(world: &mut World) {
+    let big = "head -c 60000000 /dev/zero > \"$HEADWORKS_ARTIFACTS/big.bin\"; note made";
+    let toml = [head("big"), task(world, "a", "", big)].concat();
+    world.dag(&toml.replace("shell = true", "shell = true, outputs = [\"big.bin\"]"));
+    let victim = world.start("worker-a", &[]).await;
+    let run = world.submit("big").await;
+    world.ledger.until(PATIENCE, |it| it.phase == "end").await;
+    let moment = world.dice.within(0, 120);
+    tokio::time::sleep(Duration::from_millis(moment)).await;
+    world.process(victim).kill();
+    for object in objects(&world.bench.path("artifacts/objects")) {
+        let bytes = std::fs::metadata(&object).expect("there").len();
+        let whole = object.ends_with("log.txt") || bytes == 60_000_000;
+        assert!(whole, "{} has {bytes} bytes", object.display());
+    }
+    world.start("worker-b", &[]).await;
+    world.until_succeeded(&[run], PATIENCE).await;
+}
+
+/// Files that have an object's name: those outside of hidden folders.
+fn objects(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            continue;
+        }
+        match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            true => found.extend(objects(&entry.path())),
+            false => found.push(entry.path()),
+        }
+    }
+    found
+}
+
+/// F24: somebody else holds the file's write lock, shorter or longer than a lease lasts. The server
+/// waits, and goes on.
+pub(crate) async fn f24_locked(world: &mut World) {
+    world.dag(&chain(world, "chain", 10));
+    let runs = [world.submit("chain").await, world.submit("chain").await];
+    let server = world.start("serve", &[]).await;
+    world.ledger.until(PATIENCE, |it| it.task == "t2" && it.phase == "start").await;
+    let lock = SqliteLock::take(world.url()).await;
+    let held = if world.seed % 2 == 0 { TTL + Duration::from_secs(2) } else { TTL / 2 };
+    tokio::time::sleep(held).await;
+    lock.release().await;
+    world.until_succeeded(&runs, PATIENCE).await;
+    assert!(world.process(server).is_alive());
+}
+
+/// F24: a second server on one file is refused, with the reason.
+pub(crate) async fn f24_two_servers(world: &mut World) {
+    world.dag(&chain(world, "chain", 3));
+    let run = world.submit("chain").await;
+    world.start("serve-a", &[]).await;
+    let second = world.launch("serve-b", &[]);
+    let status = world.process(second).ended(PATIENCE).await;
+    assert_eq!(status.code(), Some(5));
+    let said = world.process(second).said();
+    assert!(said.contains("another headworks process owns"), "{said}");
+    world.until_succeeded(&[run], PATIENCE).await;
+}
