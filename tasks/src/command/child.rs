@@ -1,7 +1,8 @@
 //! One child process in a process group of its own: started, read, told to stop, killed.
 //!
 //! Called by `command`. Whatever ends the attempt (the child, a cancel, the executor dropping the
-//! future, a panic), no process of the group outlives it: [`Running`] kills on drop.
+//! future, a panic), no process of the group outlives it: [`Running`] kills on drop, and `watchdog`
+//! where this process is killed itself.
 //!
 //! A group's id is the id of its leader, and the kernel may give it to somebody else once the leader
 //! is reaped. Signals are therefore sent under a lock, and only before the reaping: the waiter looks at
@@ -25,6 +26,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::log::Log;
+use super::watchdog;
 
 /// How long the output of a dead group may still come. Only a process that left the group keeps the
 /// pipe open longer, and nobody waits for that one.
@@ -60,6 +62,7 @@ pub(super) fn spawn(mut command: Command) -> io::Result<Running> {
     // It holds the pipe's other end, and the output would never end.
     drop(command);
     let id = i32::try_from(child.id()).map_err(io::Error::other)?;
+    watchdog::watch(Pid::from_raw(id));
     let group = Group(Arc::new(Mutex::new(Some(Pid::from_raw(id)))));
     let shared = Arc::clone(&group.0);
     let waiter = tokio::task::spawn_blocking(move || wait(child, Pid::from_raw(id), &shared));
@@ -136,6 +139,7 @@ fn wait(mut child: Child, id: Pid, group: &Mutex<Option<Pid>>) -> io::Result<Exi
         }
     }
     send(lock(group).take().as_ref(), Signal::SIGKILL);
+    watchdog::forget(id);
     child.wait()
 }
 

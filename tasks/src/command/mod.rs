@@ -10,6 +10,7 @@ mod exchange;
 mod log;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 
 use std::collections::BTreeMap;
 use std::fmt;
