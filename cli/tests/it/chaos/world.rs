@@ -136,7 +136,9 @@ impl World {
 
     /// Registers a DAG and writes its file.
     pub(crate) fn dag(&mut self, toml: &str) -> Arc<Dag> {
-        let (dag, _) = lower("t.toml", toml, &self.kinds).unwrap_or_else(|wrong| panic!("{:#?}", wrong.items));
+        // A DAG's id is the stem of its file.
+        let id = toml.split("id = \"").nth(1).and_then(|rest| rest.split('"').next()).expect("an id");
+        let (dag, _) = lower(&format!("{id}.toml"), toml, &self.kinds).unwrap_or_else(|wrong| panic!("{:#?}", wrong.items));
         let dag = Arc::new(dag);
         self.bench.write(&format!("dags/{}.toml", dag.id), toml);
         let mut edges = Vec::new();
