@@ -50,7 +50,7 @@ impl Ledger {
     /// A script for /bin/sh that notes its start, does `body`, and notes its end. `body` may call
     /// `note WORD` itself; a `$` in the ledger's path would be expanded.
     pub fn script(&self, body: &str) -> String {
-        let note = "note() { printf '%s %s %s %s %s %s %s\\n' \"$HEADWORKS_RUN\" \"$HEADWORKS_TASK\" \
+        let note = "set -e; note() { printf '%s %s %s %s %s %s %s\\n' \"$HEADWORKS_RUN\" \"$HEADWORKS_TASK\" \
                     \"$HEADWORKS_GENERATION\" \"$HEADWORKS_ATTEMPT\" \"$HEADWORKS_EPOCH\" \"$$\" \"$1\" >> ";
         format!("{note}\"{}\"; }}; note start; {body}\nnote end", self.path.display())
     }

@@ -196,7 +196,7 @@ pub(super) async fn tables_with(url: &str, text: &str) -> Vec<String> {
 async fn sqlite_search(db: &DatabaseConnection, table: &str, text: &str) -> String {
     let columns = rows(db, &format!("SELECT name FROM pragma_table_info('{table}')")).await;
     let tests: Vec<_> =
-        columns.iter().map(|row| format!("CAST({} AS TEXT) LIKE '%{text}%'", get::<String>(row, "name"))).collect();
+        columns.iter().map(|row| format!("CAST(\"{}\" AS TEXT) LIKE '%{text}%'", get::<String>(row, "name"))).collect();
     format!("SELECT COUNT(*) AS n FROM {table} WHERE {}", tests.join(" OR "))
 }
 

@@ -6,7 +6,7 @@ use engine::run::{RunState, TaskState};
 use nix::sys::signal::Signal;
 
 use super::process::until_gone;
-use super::tasks::{chain, head, steps, task, wait_at};
+use super::dag::{chain, head, steps, task, wait_at};
 use super::world::{PATIENCE, TTL};
 use super::World;
 

@@ -6,12 +6,12 @@
 //! (`HEADWORKS_TEST_CHAOS_SEEDS`), and collects a line per run (`HEADWORKS_TEST_CHAOS_REPORT`).
 
 mod crashes;
+mod dag;
 mod heavy;
 mod network;
 mod process;
 mod races;
 mod storage;
-mod tasks;
 mod world;
 
 use std::io::Write as _;

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::World;
 use super::process::until_gone;
-use super::tasks::{chain, head, steps, task};
+use super::dag::{chain, head, steps, task};
 use super::world::{PATIENCE, Submitted, TTL, secret_url};
 
 const FAULTS: [CommitFault; 3] =
@@ -124,7 +124,7 @@ pub(crate) async fn f11_commits_get_lost(world: &mut World) {
 /// F11, call by call: each mutating call of the store under each fault of its COMMIT returns what it
 /// would have returned, and has happened once.
 pub(crate) async fn f11_every_call(world: &mut World) {
-    let retried = "retries = { max = 3, initial = \"0s\" }";
+    let retried = "retries = { max = 3, initial = \"1ms\" }";
     let toml = [head("calls"), task(world, "a", retried, ":"), task(world, "b", "needs = [\"a\"]", ":")].concat();
     world.dag(&toml);
     world.leave_open();
@@ -132,7 +132,7 @@ pub(crate) async fn f11_every_call(world: &mut World) {
     let proxy = PostgresProxy::start(world.url());
     let store = world.open(proxy.url()).await;
     for fault in FAULTS {
-        let mut calls = Calls { store: &store, direct: &direct, proxy: &proxy, fault };
+        let calls = Calls { store: &store, direct: &direct, proxy: &proxy, fault };
         let session = calls.session(TTL * 20).await;
         let run = calls.create(world).await;
         let a = calls.claim(session, &run, "a").await;
@@ -210,6 +210,8 @@ impl Calls<'_> {
         let reports = [report(session, claim, outcome)];
         let finished = self.hit("finish", self.store.finish(&reports, None)).await;
         assert!(matches!(finished.receipts[..], [Receipt::Recorded { task: TaskState::RetryWait, .. }]), "{finished:?}");
+        // Due after a millisecond.
+        tokio::time::sleep(Duration::from_millis(20)).await;
         let scope = ClaimScope::Run { tenant: run.tenant.clone(), run: run.run };
         self.hit("wake_retries", self.store.wake_retries(&scope)).await;
         let ready = format!("SELECT state FROM task_instance WHERE run = '{}' AND task = 'a'", run.run);
@@ -258,7 +260,7 @@ impl Calls<'_> {
         assert_eq!(world.attempts(&run, "a"), ["lost"]);
     }
 
-    async fn limits(&mut self, world: &World) {
+    async fn limits(&self, world: &World) {
         let pools = BTreeMap::from([("gpu".to_owned(), 2)]);
         self.hit("apply_limits", self.store.apply_limits(&[], &pools)).await;
         assert_eq!(world.sql("SELECT pool || slots FROM pool"), "gpu2");

@@ -18,7 +18,7 @@ use testkit::Dice;
 use uuid::Uuid;
 
 use super::World;
-use super::tasks::{head, steps, task};
+use super::dag::{head, steps, task};
 use super::world::{PATIENCE, Submitted};
 
 fn claims_of(session: SessionId, run: &Submitted, limit: usize) -> ClaimRequest {
@@ -57,7 +57,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// F13: 50 clients cancel, claim and finish one run at once. Every call returns, none with an error.
 pub(crate) async fn f13_clients(world: &mut World) {
-    let keys = "retries = { max = 9, initial = \"0s\" }\nmatrix = { n = [1, 2, 3, 4, 5, 6, 7, 8] }";
+    let keys = "retries = { max = 9, initial = \"1ms\" }\nmatrix = { n = [1, 2, 3, 4, 5, 6, 7, 8] }";
     let last = "needs = [\"w\"]\ntrigger_rule = \"all_done\"";
     world.dag(&[head("busy"), task(world, "w", keys, ":"), task(world, "z", last, ":")].concat());
     let stores = stores(world, 5).await;

@@ -9,7 +9,7 @@ use engine::run::RunState;
 use testkit::{S3Fault, S3Server, SqliteLock};
 
 use super::World;
-use super::tasks::{chain, head, task};
+use super::dag::{chain, head, task};
 use super::world::{PATIENCE, TTL};
 
 /// A small file system of its own, unmounted when dropped.
