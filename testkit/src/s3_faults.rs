@@ -16,9 +16,6 @@ use s3s::service::S3Service;
 use s3s::{Body, HttpRequest, HttpResponse};
 use tokio::sync::watch;
 
-/// Why a connection ends here.
-type Closed = Box<dyn std::error::Error + Send + Sync>;
-
 /// What happens to one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum S3Fault {
@@ -90,13 +87,13 @@ impl S3Faults {
         &self,
         service: &S3Service,
         request: http::Request<Incoming>,
-    ) -> Result<HttpResponse, Closed> {
+    ) -> io::Result<HttpResponse> {
         let request: HttpRequest = request.map(Body::from);
         let Some(fault) = self.next(request.method()) else { return call(service, request).await };
         let outcome = match fault {
             S3Fault::RefusePut(status) => {
                 // Read, as a server does that refuses: otherwise the client sees a reset.
-                request.into_body().collect().await?;
+                request.into_body().collect().await.map_err(io::Error::other)?;
                 status_only(status)
             }
             S3Fault::FailAfterPut(status) => {
@@ -111,7 +108,7 @@ impl S3Faults {
             S3Fault::CutPut => {
                 let mut body = request.into_body();
                 body.frame().await;
-                Err(cut().into())
+                Err(cut())
             }
             S3Fault::CutGet => halved(call(service, request).await?).await,
         };
@@ -124,20 +121,20 @@ impl S3Faults {
     }
 }
 
-async fn call(service: &S3Service, request: HttpRequest) -> Result<HttpResponse, Closed> {
-    service.call(request).await.map_err(|error| format!("{error:?}").into())
+async fn call(service: &S3Service, request: HttpRequest) -> io::Result<HttpResponse> {
+    service.call(request).await.map_err(|error| io::Error::other(format!("{error:?}")))
 }
 
-fn status_only(status: u16) -> Result<HttpResponse, Closed> {
+fn status_only(status: u16) -> io::Result<HttpResponse> {
     let mut response = HttpResponse::new(Body::empty());
-    *response.status_mut() = StatusCode::from_u16(status)?;
+    *response.status_mut() = StatusCode::from_u16(status).map_err(io::Error::other)?;
     Ok(response)
 }
 
 /// The response with its headers, half of its body, and then nothing.
-async fn halved(response: HttpResponse) -> Result<HttpResponse, Closed> {
+async fn halved(response: HttpResponse) -> io::Result<HttpResponse> {
     let (parts, body) = response.into_parts();
-    let bytes = body.collect().await?.to_bytes();
+    let bytes = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let half = bytes.slice(..bytes.len() / 2);
     let frames: [io::Result<Frame<Bytes>>; 2] = [Ok(Frame::data(half)), Err(cut())];
     Ok(HttpResponse::from_parts(parts, Body::http_body_unsync(StreamBody::new(stream::iter(frames)))))

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use engine::id::Digest;
 
 use super::Violation;
-use super::read::{Facts, Key, by_key};
+use super::read::{Event, Facts, Key, by_key};
 
 const TERMINAL_RUNS: [&str; 3] = ["succeeded", "failed", "canceled"];
 const OPEN_TASKS: [&str; 4] = ["waiting", "ready", "running", "retry_wait"];
@@ -58,10 +58,10 @@ pub(super) fn outcomes(facts: &Facts) -> Vec<Violation> {
             found.push(broken("I2", place(&instance.key), "has a later attempt under an epoch that is not greater"));
         }
         for attempt in own {
-            let about = |it: &&&super::read::Event| it.attempt == Some(attempt.attempt);
-            let own = events.get(&instance.key).into_iter().flatten();
-            let (begins, others): (Vec<_>, Vec<_>) =
-                own.filter(about).filter(|it| !NOTES.contains(&it.event.as_str())).partition(|it| it.event == "claimed");
+            let own = events.get(&instance.key).into_iter().flatten().copied();
+            let (begins, others): (Vec<&Event>, Vec<&Event>) = own
+                .filter(|it| it.attempt == Some(attempt.attempt) && !NOTES.contains(&it.event.as_str()))
+                .partition(|it| it.event == "claimed");
             let expected = usize::from(attempt.state != "running");
             if (begins.len(), others.len()) != (1, expected) {
                 let words: Vec<_> = others.iter().map(|it| it.event.as_str()).collect();
@@ -202,7 +202,7 @@ pub(super) fn nothing_is_left(facts: &Facts) -> Vec<Violation> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::read::{Artifact, Attempt, Event, Instance, Run};
+    use super::super::read::{Artifact, Attempt, Instance, Run};
     use super::*;
     use crate::ledger::Entry;
 
