@@ -59,6 +59,9 @@ pub(crate) enum Command {
     /// Measure.
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Run one attempt, handed over by a worker on standard input.
+    #[command(hide = true)]
+    Attempt,
 }
 
 /// `headworks serve`
@@ -99,6 +102,29 @@ pub(crate) struct BenchArgs {
     /// Attempts at once.
     #[arg(long, default_value_t = 64)]
     pub(crate) slots: usize,
+    /// Where attempts run: in the engine's process, which measures the engine, or in one of their own,
+    /// which measures that.
+    #[arg(long, value_enum, default_value_t = Isolation::Inline)]
+    pub(crate) isolation: Isolation,
+}
+
+/// Where a benchmark's attempts run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Isolation {
+    /// In the engine's process.
+    Inline,
+    /// In a process of their own.
+    Process,
+}
+
+impl Isolation {
+    /// As a DAG says it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Inline => "inline",
+            Self::Process => "process",
+        }
+    }
 }
 
 /// A workload of the engine's benchmark.
@@ -237,6 +263,24 @@ pub(crate) enum RunsCommand {
         #[arg(long)]
         tenant: Option<String>,
     },
+    /// Print what a run's attempts printed.
+    Logs(LogsArgs),
+}
+
+/// `headworks runs logs`
+#[derive(Debug, clap::Args)]
+pub(crate) struct LogsArgs {
+    /// The run's id, or at least its first eight characters.
+    pub(crate) run: String,
+    /// Of one task; `train[2]` for an element of a matrix.
+    #[arg(long)]
+    pub(crate) task: Option<String>,
+    /// Go on until the run has ended. With --json, one document per line.
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Whose run it is.
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
 }
 
 /// `headworks why`

@@ -11,6 +11,7 @@ mod output;
 mod progress;
 mod project;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -25,6 +26,10 @@ fn main() -> ExitCode {
     };
     let output = Output::new(args.json);
     start_logging();
+    if matches!(args.command, args::Command::Attempt) {
+        // Before there is a runtime: it limits its process first.
+        return commands::attempt::run(&output);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit::fail(&output, &exit::Failure::bug("can not start the runtime", error)),
@@ -39,5 +44,6 @@ fn main() -> ExitCode {
 fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("HEADWORKS_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colors = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colors).with_writer(std::io::stderr).init();
 }

@@ -17,8 +17,8 @@
 //! ```
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
@@ -29,7 +29,8 @@ use engine::id::{
 };
 use engine::registry::{ModelRegistry, ModelVersion, RegistryError};
 use engine::task::{
-    AttemptIdentity, Input, Kinds, RunFacts, Task, TaskContext, TaskContextParts, TaskError, TaskOutput,
+    AttemptIdentity, AttemptLog, Input, Kinds, LogStream, RunFacts, Task, TaskContext, TaskContextParts, TaskError,
+    TaskOutput,
 };
 use indexmap::IndexMap;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -49,6 +50,7 @@ pub struct TaskBench {
     seed: u64,
     epoch: AtomicI64,
     cancel: CancellationToken,
+    log: Mutex<Arc<Recorder>>,
 }
 
 impl Default for TaskBench {
@@ -74,6 +76,7 @@ impl TaskBench {
             seed: 1,
             epoch: AtomicI64::new(0),
             cancel: CancellationToken::new(),
+            log: Mutex::default(),
         }
     }
 
@@ -163,6 +166,8 @@ impl TaskBench {
         let epoch = self.epoch.fetch_add(1, Ordering::Relaxed) + 1;
         let scratch = self.folder.path().join(format!("scratch-{epoch}"));
         std::fs::create_dir(&scratch).expect("a scratch folder");
+        let log = Arc::<Recorder>::default();
+        *self.log.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&log);
         TaskContext::new(TaskContextParts {
             identity: identity(&instance("task"), Epoch(epoch)),
             facts: RunFacts {
@@ -180,8 +185,14 @@ impl TaskBench {
             scratch,
             artifacts: Arc::clone(&self.artifacts),
             registry: Arc::new(Registry(self.models.clone())),
+            log,
             cancel: self.cancel.clone(),
         })
+    }
+
+    /// What the latest context's attempt printed so far, both streams in the order in which they came.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).text()
     }
 
     /// Runs one attempt of `task`, its parameters checked as the executor does.
@@ -196,6 +207,7 @@ impl TaskBench {
         Ok(Done {
             output,
             artifacts: context.published(),
+            log: self.log(),
             store: Arc::clone(&self.artifacts),
             _folder: Arc::clone(&self.folder),
         })
@@ -224,6 +236,8 @@ pub struct Done {
     pub output: TaskOutput,
     /// What it published, in its order.
     pub artifacts: Vec<ArtifactRef>,
+    /// What it printed.
+    pub log: String,
     store: Arc<ArtifactStore>,
     // What was published outlives the bench that it was published in.
     _folder: Arc<TempDir>,
@@ -264,6 +278,23 @@ impl Done {
         let schema = Arc::clone(reader.schema());
         let batches: Vec<_> = reader.build().expect("a reader").map(|batch| batch.expect("rows")).collect();
         arrow::compute::concat_batches(&schema, &batches).expect("batches of one schema")
+    }
+}
+
+/// A log that remembers all.
+#[derive(Default)]
+struct Recorder(Mutex<Vec<u8>>);
+
+impl Recorder {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+}
+
+#[async_trait]
+impl AttemptLog for Recorder {
+    async fn write(&self, _stream: LogStream, bytes: &[u8]) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
     }
 }
 

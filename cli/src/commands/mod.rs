@@ -1,12 +1,14 @@
 //! One file per command; [`dispatch`] picks it.
 
 mod artifacts;
+pub(crate) mod attempt;
 mod bench;
 mod cancel;
 mod config;
 mod dag;
 mod db;
 mod events;
+mod logs;
 mod models;
 mod outcome;
 mod retry;
@@ -60,6 +62,7 @@ pub(crate) async fn dispatch(args: &Args, output: &Output) -> Result<ExitCode, F
         Command::Serve(args) => serve::serve(&session, args).await,
         Command::Worker(args) => serve::worker(&session, args).await,
         Command::Bench(BenchCommand::Engine(args)) => bench::run(&session, args).await,
+        Command::Attempt => Ok(attempt::run(output)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `headworks run`: creates a run (or takes one up again), executes it here, says how it went.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::outcome::Outcome;
-use super::{Session, shapes, tenant};
+use super::{Session, attempt, shapes, tenant};
 use crate::args::RunArgs;
 use crate::exit::Failure;
 use crate::output::Output;
@@ -82,7 +83,7 @@ async fn create(session: &Session<'_>, args: &RunArgs) -> Result<(Arc<Store>, Te
         logical_time: interval.map_or_else(|| SystemClock.now(), |(start, _)| start),
         interval,
     };
-    let read = |path: &std::path::Path| std::fs::read_to_string(path);
+    let read = |path: &Path| std::fs::read_to_string(path);
     let new = prepare(request, session.project.kinds(), session.project.dags(), &read)?;
     let store = session.store(OpenMode::Own).await?;
     session.apply_limits(&store).await?;
@@ -166,16 +167,18 @@ async fn wait_for_leases(output: &Output, store: &Store, whose: &TenantId, id: R
 }
 
 /// How attempts run on this machine, as configured.
-pub(super) fn settings(session: &Session<'_>) -> Settings {
+pub(super) fn settings(session: &Session<'_>) -> Result<Settings, Failure> {
     let config = &session.config.executor;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Settings {
+    Ok(Settings {
         slots: config.slots_on(cores),
         lease_ttl: config.lease_ttl(),
         cancel_grace: config.cancel_grace(),
-        project_root: session.project.root().to_owned(),
-        scratch_root: config.scratch_root(),
-    }
+        // Programs run in folders of their own: what they are told of has to mean the same there.
+        project_root: absolute(session.project.root())?,
+        scratch_root: absolute(&config.scratch_root())?,
+        attempts: attempt::settings(&session.config),
+    })
 }
 
 async fn execute(
@@ -184,7 +187,7 @@ async fn execute(
     artifacts: &Arc<ArtifactStore>,
     (whose, id): (&TenantId, RunId),
 ) -> Result<RunState, Failure> {
-    let settings = settings(session);
+    let settings = settings(session)?;
     let kinds = session.project.kinds().clone();
     let executor = Executor::new(Arc::clone(store), Arc::clone(artifacts), kinds, settings);
     let cancel = CancellationToken::new();
@@ -196,6 +199,10 @@ async fn execute(
     // The channel is closed by now; what is left is to draw the last line.
     drawing.await.ok();
     Ok(ended?)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| Failure::file(format!("can not tell where {} is", path.display()), error))
 }
 
 /// The first Ctrl-C cancels the run, the second ends this process.

@@ -1,4 +1,5 @@
-//! `headworks runs`: the list, and one run. What happened in it and its cancel have files of their own.
+//! `headworks runs`: the list, and one run. What happened in it, what its attempts printed and its cancel have files
+//! of their own.
 
 use std::process::ExitCode;
 
@@ -7,7 +8,7 @@ use engine::store::{OpenMode, Window};
 use serde_json::json;
 
 use super::outcome::Outcome;
-use super::{Session, cancel, events, shapes, tenant};
+use super::{Session, cancel, events, logs, shapes, tenant};
 use crate::args::RunsCommand;
 use crate::exit::Failure;
 
@@ -25,6 +26,7 @@ pub(super) async fn run(session: &Session<'_>, command: &RunsCommand) -> Result<
             let asked = events::Asked { run, task: task.as_deref(), limit: *limit, offset: *offset };
             events::run(session, &asked, whose.as_deref()).await?;
         }
+        RunsCommand::Logs(args) => logs::run(session, args).await?,
         RunsCommand::Cancel { run, tenant: whose } => cancel::run(session, run, whose.as_deref()).await?,
     }
     Ok(ExitCode::SUCCESS)

@@ -56,7 +56,7 @@ async fn work(
 ) -> Result<ExitCode, Failure> {
     session.apply_limits(store).await?;
     let artifacts = Arc::new(ArtifactStore::open(&session.config.artifacts.url)?);
-    let mut settings = settings(session);
+    let mut settings = settings(session)?;
     settings.slots = slots.unwrap_or(settings.slots);
     let config = &session.config.scheduler;
     let intervals = Intervals {

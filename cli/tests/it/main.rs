@@ -1,5 +1,6 @@
 //! The binary's integration tests: the real `headworks` on real files and databases.
 
+mod attempts;
 mod bench;
 mod chaos;
 mod dags;

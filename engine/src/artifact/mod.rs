@@ -11,6 +11,7 @@ mod bucket;
 mod error;
 mod folder;
 mod key;
+mod log;
 mod options;
 mod parquet;
 mod schema;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use error::ArtifactError;
 pub use key::KeyPrefix;
+pub use log::LogChunk;
 pub use options::{S3Credentials, S3Options, StoreOptions};
 pub use parquet::ParquetFileWriter;
 pub use schema::schema_digest;

@@ -1,15 +1,17 @@
 //! How to reach an artifact store beyond its URL.
 //!
 //! Filled by the configuration, or from `AWS_*` variables by [`StoreOptions::from_env`]: the one
-//! place of this module that looks at the environment. Opens nothing.
+//! place of this module that looks at the environment. Opens nothing. Serialized only to be handed
+//! to an attempt's own process, whose environment does not hold them.
 
 use std::fmt;
 use std::time::Duration;
 
 use object_store::aws::AmazonS3ConfigKey;
+use serde::{Deserialize, Serialize};
 
 /// How to reach a store.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StoreOptions {
     /// For `s3://` URLs.
     pub s3: S3Options,
@@ -41,7 +43,7 @@ impl StoreOptions {
 }
 
 /// How to reach S3 or what speaks it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct S3Options {
     /// `https://host[:port]` of a store that is not AWS; `None` = AWS in `region`.
     pub endpoint: Option<String>,
@@ -56,7 +58,7 @@ pub struct S3Options {
 }
 
 /// A fixed pair of keys.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct S3Credentials {
     /// Public half.
     pub access_key_id: String,

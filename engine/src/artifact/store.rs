@@ -38,6 +38,8 @@ const MAX_BACKOFF: Duration = Duration::from_secs(2);
 pub struct ArtifactStore {
     /// What people see: an absolute path or a URL.
     location: String,
+    /// As it was opened with.
+    options: StoreOptions,
     /// Reads, lists and deletes; puts too, where there is no folder.
     objects: Arc<dyn ObjectStore>,
     /// Set for a local store.
@@ -61,12 +63,12 @@ impl ArtifactStore {
     pub fn open_with(url: &str, options: &StoreOptions) -> Result<Self, ArtifactError> {
         if url.starts_with("s3://") {
             let (objects, location) = bucket::open(url, options)?;
-            return Ok(Self { location, objects, folder: None });
+            return Ok(Self { location, options: options.clone(), objects, folder: None });
         }
         let folder = Folder::open(&folder_path(url)?)?;
         let objects = LocalFileSystem::new_with_prefix(folder.root()).map_err(ArtifactError::store(url))?;
         let location = folder.root().display().to_string();
-        Ok(Self { location, objects: Arc::new(objects), folder: Some(folder) })
+        Ok(Self { location, options: options.clone(), objects: Arc::new(objects), folder: Some(folder) })
     }
 
     /// Publishes a finished local file under `key`, create-only; `facts` as its writer measured them.
@@ -176,6 +178,12 @@ impl ArtifactStore {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(source) => Err(ArtifactError::store(key)(source)),
         }
+    }
+
+    /// What opens this store again, in a process elsewhere in the file system and with another
+    /// environment.
+    pub fn opened_with(&self) -> (&str, &StoreOptions) {
+        (&self.location, &self.options)
     }
 
     /// Where people find the object: an absolute path or a URL.
@@ -294,7 +302,7 @@ impl ArtifactStore {
         Ok(copy)
     }
 
-    async fn get(
+    pub(super) async fn get(
         &self,
         key: &str,
         path: &path::Path,
@@ -303,7 +311,7 @@ impl ArtifactStore {
     }
 
     /// The path of a key that may be read: well-formed and, in a folder, not through a link.
-    fn checked(&self, key: &str) -> Result<path::Path, ArtifactError> {
+    pub(super) fn checked(&self, key: &str) -> Result<path::Path, ArtifactError> {
         let path = key::parse_key(key)?;
         if let Some(folder) = &self.folder {
             folder.resolve(key)?;
@@ -492,7 +500,8 @@ mod tests {
     async fn publish(moods: &[Mood]) -> (Result<ArtifactRef, ArtifactError>, ArtifactStore) {
         let moods = std::sync::Mutex::new(moods.iter().rev().copied().collect());
         let objects = Arc::new(Moody { inner: object_store::memory::InMemory::new(), moods });
-        let store = ArtifactStore { location: "moody:".to_owned(), objects, folder: None };
+        let options = StoreOptions::default();
+        let store = ArtifactStore { location: "moody:".to_owned(), options, objects, folder: None };
         let name = ArtifactName::parse("x").expect("a name");
         (store.publish_bytes("t/x", name, Bytes::from_static(b"x")).await, store)
     }

@@ -21,6 +21,9 @@ const PREFIX: &str = "HEADWORKS_";
 /// Variables with the prefix that mean something else: they name the file, or belong to tests.
 const NOT_KEYS: [&str; 2] = ["HEADWORKS_CONFIG", "HEADWORKS_LOG"];
 
+/// 1 TiB, in MiB: beyond that, a figure is a slip.
+const MOST: u64 = 1 << 20;
+
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -34,6 +37,8 @@ pub struct Config {
     pub dags: DagsConfig,
     /// How attempts are executed.
     pub executor: ExecutorConfig,
+    /// What an attempt may use and say.
+    pub attempts: AttemptsConfig,
     /// What time causes, and how often it is looked at.
     pub scheduler: SchedulerConfig,
     /// Slots by pool; a pool that is not named has no limit.
@@ -78,6 +83,20 @@ pub struct ExecutorConfig {
     pub drain_grace_seconds: f64,
     /// The folder of attempts' own folders; empty = below the system's.
     pub scratch: PathBuf,
+}
+
+/// `[attempts]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AttemptsConfig {
+    /// MiB of address space of one process; 0 = no limit.
+    pub memory_mb: u64,
+    /// Open files of one process; 0 = as many as the worker.
+    pub open_files: u64,
+    /// How willingly the kernel ends it when memory is short.
+    pub oom_score_adj: u16,
+    /// MiB that an attempt's log may weigh.
+    pub log_mb: u64,
 }
 
 /// `[scheduler]`
@@ -125,6 +144,13 @@ impl Default for ExecutorConfig {
             drain_grace_seconds: 20.0,
             scratch: PathBuf::new(),
         }
+    }
+}
+
+impl Default for AttemptsConfig {
+    fn default() -> Self {
+        // Half of the way to "this one first"; a log that a person can still open.
+        Self { memory_mb: 0, open_files: 4096, oom_score_adj: 500, log_mb: 16 }
     }
 }
 
@@ -228,17 +254,36 @@ impl Config {
     }
 
     fn check(self) -> Result<Self, ConfigError> {
-        let positive = [
+        let seconds = [
             ("executor.lease_ttl_seconds", self.executor.lease_ttl_seconds, 0.1),
             ("executor.cancel_grace_seconds", self.executor.cancel_grace_seconds, 0.0),
             ("executor.drain_grace_seconds", self.executor.drain_grace_seconds, 0.0),
             ("scheduler.reap_seconds", self.scheduler.reap_seconds, 0.01),
             ("scheduler.reconcile_seconds", self.scheduler.reconcile_seconds, 0.01),
         ];
-        for (key, value, least) in positive {
+        for (key, value, least) in seconds {
             // Written so that NaN fails too; a day is more than any lease or grace should last.
             if !(least..=86_400.0).contains(&value) {
                 return Err(ConfigError::Range { key, value, help: "use seconds, at most 86400" });
+            }
+        }
+        let AttemptsConfig { memory_mb, open_files, oom_score_adj, log_mb } = self.attempts;
+        let whole = [
+            // With less, a process can not even start its threads.
+            ("attempts.memory_mb", memory_mb, memory_mb == 0 || memory_mb >= 256, "use 256 or more, or 0 for no limit"),
+            (
+                "attempts.open_files",
+                open_files,
+                open_files == 0 || open_files >= 64,
+                "use 64 or more, or 0 for no limit",
+            ),
+            ("attempts.oom_score_adj", u64::from(oom_score_adj), oom_score_adj <= 1000, "use a number from 0 to 1000"),
+            ("attempts.log_mb", log_mb, log_mb >= 1, "use 1 or more"),
+        ];
+        for (key, value, fits, help) in whole {
+            if !fits || value > MOST {
+                #[expect(clippy::cast_precision_loss, reason = "only shown, and far out of range where it matters")]
+                return Err(ConfigError::Range { key, value: value as f64, help });
             }
         }
         Ok(self)
@@ -320,5 +365,9 @@ mod tests {
         for wrong in ["-1.0", "nan", "0.0", "1e9"] {
             assert!(load(&format!("[executor]\nlease_ttl_seconds = {wrong}\n"), &[]).is_err(), "{wrong}");
         }
+        for wrong in ["memory_mb = 1", "open_files = 3", "oom_score_adj = 1001", "log_mb = 0", "log_mb = -1"] {
+            assert!(load(&format!("[attempts]\n{wrong}\n"), &[]).is_err(), "{wrong}");
+        }
+        assert!(load("[attempts]\nmemory_mb = 0\nopen_files = 0\noom_score_adj = 0\n", &[]).is_ok());
     }
 }

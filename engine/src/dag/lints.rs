@@ -10,7 +10,7 @@ use super::bind::{Bound, Ports};
 use super::graph::Links;
 use super::read::Sink;
 use super::spec::{DagSpec, TaskSpec};
-use super::{Diagnostic, Isolation, KindInfo};
+use super::{Diagnostic, KindInfo};
 use crate::template::{self, is_template};
 
 /// Notes tasks that may run for ever; once for the file, since `[defaults]` mends it once.
@@ -36,19 +36,6 @@ pub(crate) fn no_retries(task: &TaskSpec<'_, '_>, kind: &KindInfo, sink: &mut Si
             Diagnostic::warning("lint::no_retries", task.span.clone(), message)
                 .label("fails at the first hiccup")
                 .help("add retries = { max = 2 } to [defaults] or to the task; retries = 0 says that this is meant"),
-        );
-    }
-}
-
-/// Refuses a child process for a kind that has none yet: run in the worker, it would be called
-/// isolated and not be it.
-pub(crate) fn no_isolation(task: &TaskSpec<'_, '_>, kind: &KindInfo, sink: &mut Sink<'_>) {
-    if task.policies.isolation == Some(Isolation::Process) && kind.isolation == Isolation::Inline {
-        let message = format!("{}: kind {:?} can not run in a process of its own yet", task.name, kind.name);
-        sink.push(
-            Diagnostic::error("dag::not_yet", task.span.clone(), message)
-                .label("isolation = \"process\"")
-                .help("it comes with a later version; until then leave isolation out, or use kind = \"command\""),
         );
     }
 }

@@ -150,7 +150,6 @@ fn check_kind<'k>(
     };
     with::check(spec, task, info, sink);
     lints::no_retries(task, info, sink);
-    lints::no_isolation(task, info, sink);
     Some(info)
 }
 

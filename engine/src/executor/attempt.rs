@@ -1,9 +1,9 @@
 //! One attempt, from its claim to its report: load, render, run under a time limit, contain panics.
 //!
 //! Called by the dispatcher in a task of its own; whatever happens here ends as a [`Finish`], never
-//! as a panic of the worker.
+//! as a panic of the worker. An attempt runs here (`inline`) or in a process of its own (`child`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +12,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::child::{self, Child};
+use super::handover::{Spec, VERSION};
+use super::log::{Log, LogSender};
 use super::{Settings, failed};
 use crate::artifact::{ArtifactRef, ArtifactStore};
+use crate::dag::Isolation;
 use crate::id::SessionId;
 use crate::plan::FailureKind;
 use crate::store::{Claim, Finish, Outcome, Store, TenantRegistry, Work};
@@ -32,15 +36,10 @@ pub(super) struct Environment {
 }
 
 /// Runs a claimed attempt to its report.
-pub(super) async fn execute(
-    environment: &Environment,
-    session: SessionId,
-    claim: Claim,
-    cancel: CancellationToken,
-) -> Finish {
+pub(super) async fn execute(environment: &Environment, session: SessionId, claim: Claim, halt: Halt) -> Finish {
     let identity = claim.identity.clone();
-    let (outcome, artifacts, inputs) = match begin(environment, &claim, &cancel).await {
-        Ok(begun) => begun.finish(environment, &cancel).await,
+    let (outcome, artifacts, inputs) = match begin(environment, &claim, &halt.cancel).await {
+        Ok(begun) => begun.finish(environment, &halt).await,
         Err(outcome) => (outcome, Vec::new(), Vec::new()),
     };
     Finish { identity, session, outcome, artifacts, inputs }
@@ -48,10 +47,10 @@ pub(super) async fn execute(
 
 /// An attempt under way.
 struct Begun {
-    context: Arc<TaskContext>,
-    handle: JoinHandle<Result<TaskOutput, TaskError>>,
+    running: Running,
     limit: Option<Duration>,
     inputs: Vec<Input>,
+    log: Log,
     _scratch: Scratch,
 }
 
@@ -68,38 +67,158 @@ impl Drop for Scratch {
     }
 }
 
+/// Where it is under way.
+enum Running {
+    Inline(Inline),
+    Process(Child),
+}
+
+/// An attempt in this very process.
+struct Inline {
+    context: Arc<TaskContext>,
+    handle: JoinHandle<Result<TaskOutput, TaskError>>,
+}
+
+/// How the dispatcher stops an attempt.
+#[derive(Clone)]
+pub(super) struct Halt {
+    /// Stop, within the grace.
+    pub(super) cancel: CancellationToken,
+    /// Stop now: another worker may hold the task instance, and two must not work at once. Cancels, too.
+    pub(super) kill: CancellationToken,
+}
+
+impl Halt {
+    pub(super) fn new() -> Self {
+        let kill = CancellationToken::new();
+        Self { cancel: kill.child_token(), kill }
+    }
+
+    /// Returns when the grace of an attempt that was told to stop is over.
+    async fn grace_ended(&self, grace: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(grace) => {}
+            () = self.kill.cancelled() => {}
+        }
+    }
+}
+
+/// Why an attempt is told to stop.
+pub(super) enum Stop {
+    Canceled,
+    TimedOut { limit: Duration },
+}
+
+impl Stop {
+    /// Returns once there is a reason.
+    async fn asked(cancel: &CancellationToken, limit: Option<Duration>) -> Self {
+        let timer = async {
+            match limit {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = timer => Self::TimedOut { limit: limit.unwrap_or_default() },
+            () = cancel.cancelled() => Self::Canceled,
+        }
+    }
+
+    /// The outcome of an attempt whose limit has passed, whatever it still says.
+    pub(super) fn too_late(limit: Duration) -> Outcome {
+        let message = format!("took longer than its limit of {} s", limit.as_secs_f64());
+        failed(FailureKind::TimedOut { limit }, ErrorClass::System, message)
+    }
+}
+
 async fn begin(environment: &Environment, claim: &Claim, cancel: &CancellationToken) -> Result<Begun, Outcome> {
-    let transient = |message: String| failed(FailureKind::Transient, ErrorClass::System, message);
-    let permanent = |message: String| failed(FailureKind::Permanent, ErrorClass::System, message);
     let work = environment.store.work(claim).await.map_err(|error| transient(chain(&error)))?;
     let task = work.task().map_err(|error| permanent(chain(&error)))?;
     let with = render(&task.with, &work.scope).map_err(|error| permanent(format!("with: {error}")))?;
-    let kind = task.kind.clone();
+    let (kind, isolation) = (task.kind.clone(), task.isolation);
     // Whichever comes first: the limit of an attempt, or what is left of the limit over all of them.
     let left = claim.end_by.map(|by| Duration::from_micros(u64::try_from(by - environment.store.now()).unwrap_or(0)));
     let limit = task.timeouts.attempt.into_iter().chain(left).min();
     let scratch = Scratch(environment.settings.scratch_root.join(format!("attempt-{}", Uuid::new_v4())));
     let inputs = work.inputs.clone();
-    let context = Arc::new(TaskContext::new(parts(environment, work, scratch.0.clone(), cancel)));
-    let (kinds, shared) = (environment.kinds.clone(), Arc::clone(&context));
-    let handle = tokio::spawn(async move { kinds.run(&kind, &shared, or_empty(with)).await });
-    Ok(Begun { context, handle, limit, inputs, _scratch: scratch })
+    let prefix = claim.identity.key_prefix();
+    let log = Log::open(&environment.artifacts, prefix, environment.settings.attempts.log_bytes);
+    let started = (kind, or_empty(with));
+    let running = match isolation {
+        Isolation::Inline => Running::Inline(inline(environment, work, started, &scratch.0, (cancel, &log))),
+        Isolation::Process => Running::Process(process(environment, work, started, &scratch.0, &log.sender())?),
+    };
+    Ok(Begun { running, limit, inputs, log, _scratch: scratch })
 }
 
-fn parts(environment: &Environment, work: Work, scratch: PathBuf, cancel: &CancellationToken) -> TaskContextParts {
+fn transient(message: String) -> Outcome {
+    failed(FailureKind::Transient, ErrorClass::System, message)
+}
+
+fn permanent(message: String) -> Outcome {
+    failed(FailureKind::Permanent, ErrorClass::System, message)
+}
+
+fn inline(
+    environment: &Environment,
+    work: Work,
+    (kind, with): (String, Value),
+    scratch: &Path,
+    (cancel, log): (&CancellationToken, &Log),
+) -> Inline {
     let tenant = work.claim.identity.tenant.clone();
-    TaskContextParts {
+    let context = Arc::new(TaskContext::new(TaskContextParts {
         identity: work.claim.identity,
         facts: work.facts,
         seed: work.claim.seed,
         inputs: work.inputs,
         documents: work.documents,
         project_root: environment.settings.project_root.clone(),
-        scratch,
+        scratch: scratch.to_owned(),
         artifacts: Arc::clone(&environment.artifacts),
         registry: Arc::new(TenantRegistry::new(Arc::clone(&environment.store), tenant)),
+        log: log.sender(),
         cancel: cancel.clone(),
-    }
+    }));
+    let (kinds, shared) = (environment.kinds.clone(), Arc::clone(&context));
+    let handle = tokio::spawn(async move { kinds.run(&kind, &shared, with).await });
+    Inline { context, handle }
+}
+
+fn process(
+    environment: &Environment,
+    work: Work,
+    (kind, with): (String, Value),
+    folder: &Path,
+    log: &Arc<LogSender>,
+) -> Result<Child, Outcome> {
+    let settings = &environment.settings.attempts;
+    let asked = environment.kinds.variables(&kind, &with);
+    // Relative folders are below the worker's own, which the process shares.
+    let scratch = folder.join("scratch");
+    std::fs::create_dir_all(&scratch)
+        .map_err(|error| transient(format!("can not make the folder {}: {error}", scratch.display())))?;
+    let (artifacts_url, artifacts_options) = environment.artifacts.opened_with();
+    let spec = Spec {
+        version: VERSION,
+        identity: work.claim.identity,
+        kind,
+        with,
+        facts: work.facts,
+        seed: work.claim.seed,
+        inputs: work.inputs,
+        documents: work.documents,
+        project_root: environment.settings.project_root.clone(),
+        scratch,
+        hand_back: folder.join("hand-back.json"),
+        artifacts_url: artifacts_url.to_owned(),
+        artifacts_options: artifacts_options.clone(),
+        store_url: settings.store_url.clone(),
+        limits: settings.limits,
+        mark: Uuid::new_v4().to_string(),
+    };
+    child::start(&spec, settings, &asked, log)
+        .map_err(|error| transient(format!("can not start a process for the attempt: {error}")))
 }
 
 /// A task without `with` has no parameters, which is an object all the same.
@@ -108,51 +227,52 @@ fn or_empty(with: Value) -> Value {
 }
 
 impl Begun {
-    async fn finish(
-        mut self,
-        environment: &Environment,
-        cancel: &CancellationToken,
-    ) -> (Outcome, Vec<ArtifactRef>, Vec<Input>) {
-        let grace = environment.settings.cancel_grace;
-        let outcome = self.outcome(cancel, grace).await;
-        (outcome, self.context.published(), self.inputs)
-    }
-
-    async fn outcome(&mut self, cancel: &CancellationToken, grace: Duration) -> Outcome {
-        let limit = self.limit;
-        let timer = async {
-            match limit {
-                Some(limit) => tokio::time::sleep(limit).await,
-                None => std::future::pending().await,
+    async fn finish(self, environment: &Environment, halt: &Halt) -> (Outcome, Vec<ArtifactRef>, Vec<Input>) {
+        let grace = halt.grace_ended(environment.settings.cancel_grace);
+        let stop = Stop::asked(&halt.cancel, self.limit);
+        let (outcome, published) = match self.running {
+            Running::Inline(mut inline) => {
+                (inline.outcome(stop, &halt.cancel, grace).await, inline.context.published())
             }
+            Running::Process(child) => child.outcome(stop, grace).await,
         };
-        tokio::select! {
-            ended = &mut self.handle => return judge(ended),
-            () = timer => {}
-            () = cancel.cancelled() => {
-                return match tokio::time::timeout(grace, &mut self.handle).await {
-                    Ok(ended) => judge(ended),
-                    Err(_) => self.give_up(FailureKind::Canceled, "did not stop within its grace after a cancel"),
-                };
-            }
-        }
-        let limit = limit.unwrap_or_default();
-        cancel.cancel();
-        // The limit has passed, whatever the attempt still says.
-        if tokio::time::timeout(grace, &mut self.handle).await.is_err() {
-            self.handle.abort();
-        }
-        let message = format!("took longer than its limit of {} s", limit.as_secs_f64());
-        failed(FailureKind::TimedOut { limit }, ErrorClass::System, message)
-    }
-
-    fn give_up(&self, kind: FailureKind, message: &str) -> Outcome {
-        self.handle.abort();
-        failed(kind, ErrorClass::System, message.to_owned())
+        self.log.close().await;
+        (outcome, published, self.inputs)
     }
 }
 
-fn judge(ended: Result<Result<TaskOutput, TaskError>, tokio::task::JoinError>) -> Outcome {
+impl Inline {
+    async fn outcome(
+        &mut self,
+        stop: impl Future<Output = Stop>,
+        cancel: &CancellationToken,
+        grace_ended: impl Future<Output = ()>,
+    ) -> Outcome {
+        let stop = tokio::select! {
+            ended = &mut self.handle => return judge(ended),
+            stop = stop => stop,
+        };
+        cancel.cancel();
+        let ended = tokio::select! {
+            ended = &mut self.handle => Some(ended),
+            () = grace_ended => None,
+        };
+        if ended.is_none() {
+            self.handle.abort();
+        }
+        match (stop, ended) {
+            (Stop::TimedOut { limit }, _) => Stop::too_late(limit),
+            (Stop::Canceled, Some(ended)) => judge(ended),
+            (Stop::Canceled, None) => {
+                let message = "did not stop within its grace after a cancel";
+                failed(FailureKind::Canceled, ErrorClass::System, message.to_owned())
+            }
+        }
+    }
+}
+
+/// The outcome of a task that ended by itself.
+pub(super) fn judge(ended: Result<Result<TaskOutput, TaskError>, tokio::task::JoinError>) -> Outcome {
     match ended {
         Ok(Ok(output)) => accept(output),
         Ok(Err(error)) => {
@@ -160,6 +280,7 @@ fn judge(ended: Result<Result<TaskOutput, TaskError>, tokio::task::JoinError>) -
             match error {
                 TaskError::Transient { class, .. } => failed(FailureKind::Transient, class, message),
                 TaskError::Permanent { class, .. } => failed(FailureKind::Permanent, class, message),
+                TaskError::Crashed { .. } => failed(FailureKind::Crashed, ErrorClass::System, message),
                 TaskError::Canceled => failed(FailureKind::Canceled, ErrorClass::System, message),
             }
         }
@@ -190,7 +311,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 }
 
 /// An error and what lay beneath, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

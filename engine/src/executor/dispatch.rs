@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::attempt::{Environment, execute};
+use super::attempt::{Environment, Halt, execute};
 use super::session::{Beat, Lease};
 use super::usage::Usage;
 use super::{ExecutorError, Progress, failed};
@@ -42,7 +42,7 @@ struct Done {
 /// An attempt under way.
 struct Running {
     epoch: Epoch,
-    stop: CancellationToken,
+    stop: Halt,
     started: Instant,
     /// Told to stop because this worker goes, not because its run was canceled.
     is_handed_back: bool,
@@ -256,16 +256,16 @@ impl Dispatcher {
     }
 
     fn start(&mut self, claim: Claim) {
-        let token = CancellationToken::new();
+        let halt = Halt::new();
         let identity = &claim.identity;
         let instance = identity.instance.clone();
         self.tell(Progress::Started { instance: instance.clone(), attempt: identity.attempt.0 });
         let key = (identity.tenant.clone(), identity.run, instance);
-        let (epoch, stop, started) = (identity.epoch, token.clone(), Instant::now());
+        let (epoch, stop, started) = (identity.epoch, halt.clone(), Instant::now());
         self.running.insert(key, Running { epoch, stop, started, is_handed_back: false });
         let (environment, session, sender) = (Arc::clone(&self.environment), self.session, self.sender.clone());
         tokio::spawn(async move {
-            let finish = execute(&environment, session, claim, token).await;
+            let finish = execute(&environment, session, claim, halt).await;
             // The dispatcher is gone only when this process is done with the session.
             sender.send(Done { finish, elapsed: started.elapsed() }).ok();
         });
@@ -365,9 +365,10 @@ impl Dispatcher {
         for (key, running) in &self.running {
             let mine = held.get(key).filter(|it| it.epoch == running.epoch);
             // What began after the question was asked is not in the answer.
-            let is_gone = mine.is_none() && running.started < beat.asked;
-            if is_gone || mine.is_some_and(|it| it.is_canceled) {
-                running.stop.cancel();
+            if mine.is_none() && running.started < beat.asked {
+                running.stop.kill.cancel();
+            } else if mine.is_some_and(|it| it.is_canceled) {
+                running.stop.cancel.cancel();
             }
         }
     }
@@ -388,22 +389,29 @@ impl Dispatcher {
     }
 
     /// Tells every running attempt to stop.
-    pub(super) fn stop_all(&self) {
+    fn stop_all(&self) {
         for running in self.running.values() {
-            running.stop.cancel();
+            running.stop.cancel.cancel();
+        }
+    }
+
+    /// Ends every running attempt at once: another worker may hold what this one held.
+    pub(super) fn kill_all(&self) {
+        for running in self.running.values() {
+            running.stop.kill.cancel();
         }
     }
 
     fn hand_back(&mut self) {
         for running in self.running.values_mut() {
             running.is_handed_back = true;
-            running.stop.cancel();
+            running.stop.cancel.cancel();
         }
     }
 
     /// Waits until every attempt has ended, without reporting any: the lease is lost.
     pub(super) async fn abandon(&mut self, grace: Duration) {
-        self.stop_all();
+        self.kill_all();
         let all = async {
             while !self.running.is_empty() {
                 let Some(done) = self.receiver.recv().await else { return };

@@ -5,7 +5,12 @@
 //! share the store.
 
 mod attempt;
+mod child;
 mod dispatch;
+mod handover;
+mod inside;
+mod kin;
+mod log;
 mod session;
 mod usage;
 
@@ -22,6 +27,10 @@ use crate::plan::Reason;
 use crate::run::{RunState, TaskState};
 use crate::store::{ClaimScope, Outcome, Store, StoreError};
 use crate::task::Kinds;
+
+pub use child::AttemptSettings;
+pub use handover::ProcessLimits;
+pub use inside::{AttemptError, run_attempt};
 
 use self::attempt::Environment;
 use self::dispatch::Dispatcher;
@@ -40,6 +49,8 @@ pub struct Settings {
     pub project_root: PathBuf,
     /// Attempts' own folders are made below this one.
     pub scratch_root: PathBuf,
+    /// Attempts' own processes, and their logs.
+    pub attempts: AttemptSettings,
 }
 
 /// Runs attempts for one process.
@@ -118,7 +129,7 @@ impl Executor {
         let scope = ClaimScope::Run { tenant: tenant.clone(), run };
         let mut dispatcher = Dispatcher::new(Arc::clone(&self.environment), lease.session(), scope, progress);
         let ended = dispatcher.run_to_end((tenant, run), &mut lease, &cancel).await;
-        dispatcher.stop_all();
+        dispatcher.kill_all();
         lease.close().await;
         ended
     }
@@ -160,7 +171,7 @@ impl Executor {
                     tokio::time::sleep(REOPEN).await;
                 }
                 Err(error) => {
-                    dispatcher.stop_all();
+                    dispatcher.kill_all();
                     lease.close().await;
                     return Err(error);
                 }

@@ -23,6 +23,8 @@ pub enum FailureKind {
     },
     /// Its worker was lost.
     Lost,
+    /// Its own process, or one that did its work, died or ended without a result; the worker lives on.
+    Crashed,
     /// It stopped on request.
     Canceled,
     /// Its worker was told to go and handed it back: nobody's failure.
@@ -38,7 +40,7 @@ pub struct AttemptFailure {
     pub message: String,
     /// Attempts of this generation that failed by themselves, this one included.
     pub failures: u32,
-    /// Attempts of this generation whose workers were lost, this one included.
+    /// Attempts of this generation that were lost with their worker or their process, this one included.
     pub losses: u32,
     /// The instance's seed.
     pub seed: u64,
@@ -66,8 +68,12 @@ pub fn after_failure(failure: &AttemptFailure, policy: &RetryPolicy, limits: &Li
         FailureKind::HandedBack => {
             return ends(TaskEvent::Orphaned, AttemptEvent::Canceled, Reason::WaitingForSlot);
         }
-        FailureKind::Lost => {
-            let reason = Reason::WorkerLost { losses: failure.losses };
+        FailureKind::Lost | FailureKind::Crashed => {
+            let losses = failure.losses;
+            let reason = match failure.kind {
+                FailureKind::Crashed => Reason::AttemptCrashed { message: failure.message.clone(), losses },
+                _ => Reason::WorkerLost { losses },
+            };
             let spent = failure.losses >= limits.max_losses;
             let task = if spent { TaskEvent::Quarantined } else { TaskEvent::Orphaned };
             return ends(task, AttemptEvent::Lost, reason);

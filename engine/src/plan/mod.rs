@@ -81,7 +81,7 @@ pub struct Tally {
 /// Bounds that configuration sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Workers that one generation of an instance may lose before it is quarantined.
+    /// Workers and processes that one generation of an instance may lose before it is quarantined.
     pub max_losses: u32,
     /// The longest that any retry may be put off.
     pub max_retry_delay: Duration,

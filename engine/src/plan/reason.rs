@@ -72,6 +72,13 @@ pub enum Reason {
         /// How often that happened in this generation.
         losses: u32,
     },
+    /// The process of its last attempt died.
+    AttemptCrashed {
+        /// How, and what it printed last.
+        message: String,
+        /// How often a process or a worker was lost in this generation.
+        losses: u32,
+    },
     /// Its run was canceled.
     RunCanceled,
 }
@@ -93,6 +100,7 @@ impl Reason {
             Self::AttemptTimedOut { .. } => "attempt_timed_out",
             Self::WaitedTooLong { .. } => "waited_too_long",
             Self::WorkerLost { .. } => "worker_lost",
+            Self::AttemptCrashed { .. } => "attempt_crashed",
             Self::RunCanceled => "run_canceled",
         }
     }
@@ -128,6 +136,9 @@ impl fmt::Display for Reason {
             }
             Self::WorkerLost { losses } => {
                 write!(f, "its worker was lost ({losses} time{})", if *losses == 1 { "" } else { "s" })
+            }
+            Self::AttemptCrashed { message, losses } => {
+                write!(f, "{message} (lost {losses} time{})", if *losses == 1 { "" } else { "s" })
             }
             Self::RunCanceled => write!(f, "the run was canceled"),
         }

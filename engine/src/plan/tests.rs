@@ -109,6 +109,10 @@ fn failures_follow_the_policy() {
     assert_eq!((late.task, late.attempt), (TaskEvent::RetryScheduled, AttemptEvent::TimedOut));
     assert_eq!(after(FailureKind::Lost, 3, 2).task, TaskEvent::Orphaned, "losses have a budget of their own");
     assert_eq!(after(FailureKind::Lost, 0, 3).task, TaskEvent::Quarantined);
+    let crashed = after(FailureKind::Crashed, 0, 1);
+    assert_eq!((crashed.task, crashed.attempt), (TaskEvent::Orphaned, AttemptEvent::Lost), "no retry is spent");
+    assert_eq!(crashed.reason, Reason::AttemptCrashed { message: "it broke".into(), losses: 1 });
+    assert_eq!(after(FailureKind::Crashed, 0, 3).task, TaskEvent::Quarantined, "whatever was lost before");
     assert_eq!(after(FailureKind::Canceled, 0, 0).task, TaskEvent::Canceled);
     let any = RetryPolicy { retry_on: RetryOn::Any, ..policy(Backoff::Constant, 1) };
     let permanent = after_failure(&failure(FailureKind::Permanent, 1, 0), &any, &limits, 0);

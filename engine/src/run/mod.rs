@@ -119,9 +119,9 @@ words! {
         RetryCameDue = "task_retry_came_due",
         /// Its attempt failed and the policy allows no other, or its condition could not be evaluated.
         Failed = "task_failed",
-        /// Its worker was lost; another may claim it.
+        /// Its worker or its process was lost; another may claim it.
         Orphaned = "task_orphaned",
-        /// It lost too many workers.
+        /// It lost too many workers or processes.
         Quarantined = "task_quarantined",
         /// Its condition was false, or its trigger rule can no longer be met.
         Skipped = "task_skipped",
@@ -143,7 +143,7 @@ words! {
         Failed = "failed",
         /// It took longer than its limit.
         TimedOut = "timed_out",
-        /// Its worker's lease ended.
+        /// Its worker's lease ended, or its own process died.
         Lost = "lost",
         /// It was told to stop.
         Canceled = "canceled",
@@ -161,7 +161,7 @@ words! {
         Failed = "attempt_failed",
         /// Its limit passed.
         TimedOut = "attempt_timed_out",
-        /// Its worker's lease ended.
+        /// Its worker's lease ended, or its own process died.
         Lost = "attempt_lost",
         /// Its worker stopped it on request.
         Canceled = "attempt_canceled",

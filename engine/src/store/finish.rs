@@ -355,7 +355,7 @@ pub(super) fn fail(
     let now = unit.tx.now;
     let held = unit.change(key)?;
     match kind {
-        FailureKind::Lost => held.losses += 1,
+        FailureKind::Lost | FailureKind::Crashed => held.losses += 1,
         FailureKind::Canceled | FailureKind::HandedBack => {}
         _ => held.failures += 1,
     }

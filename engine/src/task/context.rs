@@ -10,17 +10,17 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use indexmap::IndexMap;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::artifact::{ArtifactError, ArtifactRef, ArtifactStore, FileFacts, KeyPrefix, ParquetFileWriter};
 use crate::id::{ArtifactName, AttemptNumber, DagId, Epoch, Generation, InstanceId, RunId, TenantId};
 use crate::registry::ModelRegistry;
-use crate::task::{ErrorClass, TaskError};
+use crate::task::{AttemptLog, ErrorClass, LogStream, TaskError};
 
 /// Which attempt this is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptIdentity {
     /// Whose run.
     pub tenant: TenantId,
@@ -53,7 +53,7 @@ impl AttemptIdentity {
 }
 
 /// Facts about the run that a task may print: pinned, so that a replay prints the same.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunFacts {
     /// The DAG's version.
     pub dag_version: String,
@@ -70,7 +70,7 @@ pub struct RunFacts {
 }
 
 /// An artifact of an upstream task, resolved for this attempt.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {
     /// Who made it.
     pub producer: InstanceId,
@@ -98,6 +98,8 @@ pub struct TaskContextParts {
     pub artifacts: Arc<ArtifactStore>,
     /// The tenant's registry.
     pub registry: Arc<dyn ModelRegistry>,
+    /// Where its output goes.
+    pub log: Arc<dyn AttemptLog>,
     /// Fires when the attempt has to stop.
     pub cancel: CancellationToken,
 }
@@ -144,6 +146,11 @@ impl TaskContext {
     /// The tenant's model registry.
     pub fn registry(&self) -> &dyn ModelRegistry {
         self.parts.registry.as_ref()
+    }
+
+    /// Appends output to the attempt's log; waits while the log is behind.
+    pub async fn log(&self, stream: LogStream, bytes: &[u8]) {
+        self.parts.log.write(stream, bytes).await;
     }
 
     /// Fires when the attempt has to stop.

@@ -51,6 +51,11 @@ impl Kinds {
         };
         task.run(context, with).await
     }
+
+    /// Names of the worker's environment variables that an attempt of `kind` asks for.
+    pub fn variables(&self, kind: &str, with: &Value) -> Vec<String> {
+        self.kinds.get(kind).map(|task| task.variables(with)).unwrap_or_default()
+    }
 }
 
 impl KindCatalog for Kinds {
@@ -73,6 +78,7 @@ fn check_params<T: Task>(with: &Value) -> Vec<ParamProblem> {
 #[async_trait]
 trait ErasedTask: Send + Sync {
     fn info(&self) -> &KindInfo;
+    fn variables(&self, with: &Value) -> Vec<String>;
     async fn run(&self, context: &TaskContext, with: Value) -> Result<TaskOutput, TaskError>;
 }
 
@@ -85,6 +91,10 @@ struct Erased<T> {
 impl<T: Task> ErasedTask for Erased<T> {
     fn info(&self) -> &KindInfo {
         &self.info
+    }
+
+    fn variables(&self, with: &Value) -> Vec<String> {
+        T::variables(with)
     }
 
     async fn run(&self, context: &TaskContext, with: Value) -> Result<TaskOutput, TaskError> {

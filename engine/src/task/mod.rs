@@ -6,6 +6,7 @@
 
 mod context;
 mod kinds;
+mod log;
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -15,9 +16,14 @@ use serde_json::Value;
 
 pub use context::{AttemptIdentity, Input, ParquetSink, RunFacts, TaskContext, TaskContextParts};
 pub use kinds::Kinds;
+pub use log::{AttemptLog, LOG_FORMAT_VERSION, LastLines, LogLine, LogStream};
 
 use crate::dag::{InputSpec, Isolation, OutputSpec, ParamProblem};
 use crate::registry::RegistryChange;
+
+/// The variable that marks the processes of an attempt that runs in a process of its own. A kind that
+/// starts programs hands it on, so that whatever they leave behind is found.
+pub const PROCESS_MARK: &str = "HEADWORKS_MARK";
 
 /// An implementation of a task, with typed parameters.
 #[async_trait]
@@ -44,6 +50,12 @@ pub trait Task: Send + Sync + 'static {
 
     /// Artifacts that it makes.
     fn outputs(with: &Value) -> Vec<OutputSpec>;
+
+    /// Names of the worker's environment variables that an attempt asks for. In a process of its own
+    /// it sees these and few others; `with` is rendered.
+    fn variables(_with: &Value) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Checks beyond types, on parameters without templates.
     fn check(_params: &Self::Params) -> Vec<ParamProblem> {
@@ -109,6 +121,13 @@ pub enum TaskError {
         /// What lay beneath.
         #[source]
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+    /// A process that did the work died by a signal that nobody here sent. As when the attempt's own
+    /// process dies, that is a loss: tried again, and quarantined when it happens too often.
+    #[error("{message}")]
+    Crashed {
+        /// Which process, how it died, and what it printed last.
+        message: String,
     },
     /// The attempt was told to stop, and did.
     #[error("canceled")]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use headworks_engine::artifact::ArtifactStore;
 use headworks_engine::dag::lower;
-use headworks_engine::executor::{Executor, ExecutorError, Progress, Settings};
+use headworks_engine::executor::{AttemptSettings, Executor, ExecutorError, Progress, Settings};
 use headworks_engine::id::{InstanceId, RunId, SessionId, TaskId, TenantId};
 use headworks_engine::plan::FailureKind;
 use headworks_engine::registry::RegistryChange;
@@ -117,6 +117,7 @@ impl Bed {
             cancel_grace: Duration::from_secs(5),
             project_root: self.folder.path().to_owned(),
             scratch_root: self.folder.path().join("scratch"),
+            attempts: AttemptSettings::default(),
         };
         Executor::new(Arc::clone(&self.store), Arc::new(artifacts.expect("opens")), self.kinds.clone(), settings)
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use engine::task::{ErrorClass, TaskContext, TaskError};
+use engine::task::{ErrorClass, PROCESS_MARK, TaskContext, TaskError};
 use serde_json::{Value, json};
 
 use super::CommandParams;
@@ -80,6 +80,9 @@ impl Exchange {
             if value.len() <= VARIABLE_LIMIT {
                 variables.insert(format!("HEADWORKS_PARAM_{}", name.to_ascii_uppercase()), value);
             }
+        }
+        if let Ok(mark) = std::env::var(PROCESS_MARK) {
+            variables.insert(PROCESS_MARK.to_owned(), mark);
         }
         // A name that the worker does not have is not passed; one that is not UTF-8 neither.
         let passed = params.pass_env.iter().filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)));

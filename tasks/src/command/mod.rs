@@ -1,16 +1,14 @@
 //! Kind `command`: a program of the user's as a task, in a child process.
 //!
 //! Registered by the crate. Arguments are passed literally, without a shell, unless `shell = true`;
-//! the environment holds what is declared and nothing else; what the program prints becomes
-//! `log.txt`, whatever becomes of it. What is exchanged with the program is in `exchange`, its life in
+//! the environment holds what is declared and nothing else; what the program prints goes to the
+//! attempt's log while it runs. What is exchanged with the program is in `exchange`, its life in
 //! `child`. It is no sandbox: the child has the worker's user, files and network.
 
 mod child;
 mod exchange;
-mod log;
 #[cfg(test)]
 mod tests;
-mod watchdog;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,9 +28,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use exchange::Exchange;
-
-/// The artifact that every command makes.
-const LOG: &str = "log.txt";
 
 /// "Try again later" in `sysexits.h`: how a program says that its failure is worth a retry.
 const EX_TEMPFAIL: i32 = 75;
@@ -73,7 +68,7 @@ pub struct CommandParams {
     pub grace: f64,
 }
 
-/// Half of the executor's default, which leaves it time to publish the log.
+/// Half of the executor's default, which leaves it time to read the end of the output.
 fn default_grace() -> f64 {
     5.0
 }
@@ -108,7 +103,7 @@ impl Task for Command {
     type Params = CommandParams;
 
     const KIND: &'static str = "command";
-    const CODE_VERSION: u32 = 1;
+    const CODE_VERSION: u32 = 2;
     const SUMMARY: &'static str = "Runs a program in a child process";
     const ISOLATION: Isolation = Isolation::Process;
 
@@ -118,10 +113,12 @@ impl Task for Command {
     }
 
     fn outputs(with: &Value) -> Vec<OutputSpec> {
-        let made = names(with, "outputs").map(|name| OutputSpec { name, summary: "made by the program".to_owned() });
-        let name = ArtifactName::parse(LOG).expect("a literal that follows the rule");
-        let log = OutputSpec { name, summary: "what the program printed: both ends, at most 8 MiB".to_owned() };
-        made.chain([log]).collect()
+        names(with, "outputs").map(|name| OutputSpec { name, summary: "made by the program".to_owned() }).collect()
+    }
+
+    fn variables(with: &Value) -> Vec<String> {
+        let names = with.get("pass_env").and_then(Value::as_array).into_iter().flatten();
+        names.filter_map(|name| Some(name.as_str()?.to_owned())).collect()
     }
 
     fn check(params: &CommandParams) -> Vec<ParamProblem> {
@@ -152,9 +149,8 @@ impl Task for Command {
                 if let Err(error) = ArtifactName::parse(name) {
                     problem(&[key], format!("{name:?} is no artifact name"), &error.to_string());
                 }
-                if listed[..at].contains(name) || (key == "outputs" && name == LOG) {
-                    let help = "name each artifact once; log.txt is what the program prints";
-                    problem(&[key], format!("{name:?} is there already"), help);
+                if listed[..at].contains(name) {
+                    problem(&[key], format!("{name:?} is there already"), "name each artifact once");
                 }
             }
         }
@@ -167,14 +163,12 @@ impl Task for Command {
         let process = process(context, &params, &exchange);
         let running = child::spawn(process).map_err(|error| spawn_error(&params, error))?;
         let grace = Duration::from_secs_f64(params.grace);
-        let ended = running.finish(context.cancel(), grace).await;
+        let ended = running.finish(context, grace).await;
         let ended = ended.map_err(|error| TaskError::transient_from("lost track of the child process", error))?;
-        // First of all: whoever has to find out what happened needs it most when the rest went wrong.
-        context.publish_bytes(LOG, ended.log.text()).await?;
         if ended.canceled {
             return Err(TaskError::Canceled);
         }
-        judge(&params, ended.status, &ended.log.last_lines())?;
+        judge(&params, ended.status, &ended.last.text())?;
         let outputs = exchange.outputs()?;
         publish(context, &params, &exchange).await?;
         Ok(TaskOutput::new(outputs))
@@ -244,14 +238,16 @@ fn spawn_error(params: &CommandParams, error: io::Error) -> TaskError {
 fn judge(params: &CommandParams, status: ExitStatus, last_lines: &str) -> Result<(), TaskError> {
     let program = if params.shell { "the script" } else { &params.program };
     let printed = if last_lines.is_empty() { String::new() } else { format!("; it printed last:\n{last_lines}") };
-    let transient = |message| TaskError::Transient { class: ErrorClass::System, message, source: None };
     if let Some(signal) = status.signal() {
         let name = Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |name| name.to_string());
-        return Err(transient(format!("{program} was killed by {name}{printed}")));
+        return Err(TaskError::Crashed { message: format!("{program} was killed by {name}{printed}") });
     }
     match status.code() {
         Some(0) => Ok(()),
-        Some(EX_TEMPFAIL) => Err(transient(format!("{program} asked for another try (exit code 75){printed}"))),
+        Some(EX_TEMPFAIL) => {
+            let message = format!("{program} asked for another try (exit code 75){printed}");
+            Err(TaskError::Transient { class: ErrorClass::System, message, source: None })
+        }
         code => {
             let code = code.map_or_else(|| "no exit code".to_owned(), |code| format!("exit code {code}"));
             Err(TaskError::permanent(ErrorClass::System, format!("{program} ended with {code}{printed}")))

@@ -76,7 +76,8 @@ impl Task for Train {
     const KIND: &'static str = "train";
     const CODE_VERSION: u32 = 1;
     const SUMMARY: &'static str = "Backtest a model at rolling origins, then fit it on everything";
-    const ISOLATION: Isolation = Isolation::Inline;
+    // A fit takes memory by the gigabyte and minutes of every core: it is not to take its worker along.
+    const ISOLATION: Isolation = Isolation::Process;
 
     fn inputs(_with: &Value) -> Vec<InputSpec> {
         let required = |name| InputSpec { name: artifact(name), many: false, optional: false };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use engine::artifact::ArtifactStore;
 use engine::dag::{Dag, lower};
-use engine::executor::{Executor, ExecutorError, Progress, Settings};
+use engine::executor::{AttemptSettings, Executor, ExecutorError, Progress, Settings};
 use engine::id::{RunId, TenantId};
 use engine::run::TaskState;
 use engine::store::{NewRun, OpenMode, RunKind, Store};
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::noop::{self, Began};
 use crate::args::BenchArgs;
-use crate::commands::Session;
+use crate::commands::{Session, attempt};
 use crate::exit::Failure;
 
 /// Commits of the floor's measurement.
@@ -29,6 +29,7 @@ pub(super) struct Bed {
     kinds: engine::task::Kinds,
     settings: Settings,
     artifacts: Arc<ArtifactStore>,
+    isolation: &'static str,
     pub(super) began: Mutex<mpsc::UnboundedReceiver<Began>>,
     _folder: tempfile::TempDir,
 }
@@ -61,13 +62,26 @@ impl Bed {
             cancel_grace: config.cancel_grace(),
             project_root: session.project.root().to_owned(),
             scratch_root: folder.path().join("scratch"),
+            attempts: AttemptSettings { store_url: url.clone(), ..attempt::settings(&session.config) },
         };
         let artifacts = Arc::new(ArtifactStore::open(&folder.path().join("objects").display().to_string())?);
-        Ok(Self { store, kinds, settings, artifacts, began: Mutex::new(began), _folder: folder })
+        Ok(Self {
+            store,
+            kinds,
+            settings,
+            artifacts,
+            isolation: args.isolation.name(),
+            began: Mutex::new(began),
+            _folder: folder,
+        })
     }
 
     pub(super) fn url(&self) -> &str {
         self.store.url()
+    }
+
+    pub(super) fn isolation(&self) -> &'static str {
+        self.isolation
     }
 
     pub(super) fn slots(&self) -> usize {
@@ -80,8 +94,11 @@ impl Bed {
         Ok(f64::from(FLOOR_COMMITS) / took.as_secs_f64())
     }
 
+    /// A DAG of the benchmark, its attempts isolated as asked.
     pub(super) fn dag(&self, toml: &str) -> Result<Arc<Dag>, Failure> {
-        let (dag, _) = lower("bench.toml", toml, &self.kinds).map_err(Failure::invalid)?;
+        let isolation = self.isolation;
+        let toml = format!("{toml}\n[defaults]\nisolation = \"{isolation}\"\n");
+        let (dag, _) = lower("bench.toml", &toml, &self.kinds).map_err(Failure::invalid)?;
         Ok(Arc::new(dag))
     }
 

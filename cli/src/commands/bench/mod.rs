@@ -5,7 +5,7 @@
 
 mod bed;
 mod dags;
-mod noop;
+pub(super) mod noop;
 mod workloads;
 
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::Session;
-use crate::args::{BenchArgs, Workload};
+use crate::args::{BenchArgs, Isolation, Workload};
 use crate::exit::Failure;
 
 /// What a workload measured.
@@ -34,6 +34,10 @@ pub(super) struct Measured {
 pub(super) async fn run(session: &Session<'_>, args: &BenchArgs) -> Result<ExitCode, Failure> {
     let all = [Workload::W1, Workload::W3, Workload::W4, Workload::W5, Workload::W6, Workload::W7, Workload::W8];
     let chosen: Vec<Workload> = if args.workload.is_empty() { all.to_vec() } else { args.workload.clone() };
+    if args.isolation == Isolation::Process && chosen.iter().any(|it| matches!(it, Workload::W6 | Workload::W8)) {
+        let message = "w6 and w8 have to see when a no-op begins, which a process of its own does not tell";
+        return Err(Failure::usage(message.to_owned()).hint("name others with --workload, such as w1,w3,w4,w5,w7"));
+    }
     let mut documents = Vec::new();
     for workload in chosen {
         let bed = bed::Bed::open(session, args).await?;
@@ -66,7 +70,7 @@ fn document(workload: Workload, bed: &bed::Bed, floor: f64, measured: Measured) 
         "seconds": measured.seconds, "tasks_per_second": tasks / measured.seconds,
         "commits": measured.commits, "commits_per_task": commits / tasks,
         "floor_commits_per_second": floor, "p50_ms": measured.p50_ms, "p99_ms": measured.p99_ms,
-        "peak_rss_bytes": bed::peak_rss(), "slots": bed.slots(),
+        "peak_rss_bytes": bed::peak_rss(), "slots": bed.slots(), "isolation": bed.isolation(),
     });
     for (name, value) in measured.more {
         document[name] = value;

@@ -1,6 +1,7 @@
 //! The task kind of the benchmarks: does nothing, or waits; tells its observer when it began.
 //!
-//! Registered for `headworks bench` alone: no DAG of a project can name it.
+//! Registered for `headworks bench`, and in an attempt's process that it starts: no DAG of a project can
+//! name it.
 
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,12 @@ pub(super) fn kinds() -> (Kinds, mpsc::UnboundedReceiver<Began>) {
     let mut kinds = Kinds::new();
     kinds.register(Noop { observer });
     (kinds, began)
+}
+
+/// Registers the no-op in a process that runs one attempt of it: nobody listens there.
+pub(in crate::commands) fn register(kinds: &mut Kinds) {
+    let (observer, _) = mpsc::unbounded_channel();
+    kinds.register(Noop { observer });
 }
 
 #[async_trait]
