@@ -57,6 +57,8 @@ pub(super) struct Dispatcher {
     scope: ClaimScope,
     slots: usize,
     running: HashMap<AttemptKey, Running>,
+    /// Held by this session as the store says, and not running here; and since when that is known.
+    strays: HashMap<(AttemptKey, Epoch), Instant>,
     sender: mpsc::UnboundedSender<Done>,
     receiver: mpsc::UnboundedReceiver<Done>,
     progress: mpsc::UnboundedSender<Progress>,
@@ -105,6 +107,7 @@ impl Dispatcher {
             session,
             scope,
             running: HashMap::new(),
+            strays: HashMap::new(),
             sender,
             receiver,
             progress,
@@ -151,7 +154,7 @@ impl Dispatcher {
                     self.tell(Progress::Canceling);
                     self.stop_all();
                 }
-                Woken::Beat(beat) => self.heed(&beat),
+                Woken::Beat(beat) => self.heed(&beat).await,
                 _ => return Err(ExecutorError::LeaseLost),
             }
         }
@@ -188,7 +191,7 @@ impl Dispatcher {
                     self.report(*done, matches!(draining, Drain::No)).await?;
                 }
                 Woken::RetryDue => self.wake_retries().await?,
-                Woken::Beat(beat) => self.heed(&beat),
+                Woken::Beat(beat) => self.heed(&beat).await,
                 Woken::Look => self.look().await?,
                 Woken::DrainAsked => draining = Drain::Until(tokio::time::Instant::now() + grace),
                 Woken::DrainEnded => {
@@ -358,8 +361,9 @@ impl Dispatcher {
         }
     }
 
-    /// Stops what is canceled, and what the store gave to somebody else.
-    fn heed(&mut self, beat: &Beat) {
+    /// Stops what is canceled, and what the store gave to somebody else; gives back what this session
+    /// holds and nobody here runs.
+    async fn heed(&mut self, beat: &Beat) {
         let held: HashMap<AttemptKey, &HeldAttempt> =
             beat.held.iter().map(|it| ((it.tenant.clone(), it.run, it.instance.clone()), it)).collect();
         for (key, running) in &self.running {
@@ -371,6 +375,33 @@ impl Dispatcher {
                 running.stop.cancel.cancel();
             }
         }
+        let strays = self.strays(held, beat.asked);
+        if strays.is_empty() {
+            return;
+        }
+        match self.environment.store.give_back(self.session, &strays).await {
+            Ok(count) => tracing::warn!(count, "gave back attempts whose claim was never heard of here"),
+            Err(error) => tracing::warn!(%error, "can not give back attempts that nobody runs; trying again"),
+        }
+    }
+
+    /// What is held and not run here, by an answer to a question that was asked after that was known: the
+    /// first answer may be older than the end of an attempt that it names.
+    fn strays(&mut self, held: HashMap<AttemptKey, &HeldAttempt>, asked: Instant) -> Vec<HeldAttempt> {
+        let mut known = HashMap::new();
+        let mut strays = Vec::new();
+        for (key, it) in held {
+            if self.running.get(&key).is_some_and(|running| running.epoch == it.epoch) {
+                continue;
+            }
+            let since = self.strays.remove(&(key.clone(), it.epoch)).unwrap_or_else(Instant::now);
+            if since < asked {
+                strays.push(it.clone());
+            }
+            known.insert((key, it.epoch), since);
+        }
+        self.strays = known;
+        strays
     }
 
     async fn wake_retries(&mut self) -> Result<(), StoreError> {

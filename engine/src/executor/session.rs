@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::id::SessionId;
@@ -24,6 +25,7 @@ pub(super) struct Lease {
     session: SessionId,
     beats: mpsc::UnboundedReceiver<Beat>,
     beat: JoinHandle<()>,
+    lost: CancellationToken,
 }
 
 /// What a heartbeat brought.
@@ -41,8 +43,14 @@ impl Lease {
         let opened = Instant::now();
         store.open_session(&NewSession { session, kind, ttl }).await?;
         let (sender, beats) = mpsc::unbounded_channel();
-        let beat = tokio::spawn(heartbeat(Arc::clone(&store), session, ttl, opened, sender));
-        Ok(Self { store, session, beats, beat })
+        let (renewing, lost) = (Arc::clone(&store), CancellationToken::new());
+        let end = lost.clone().drop_guard();
+        let beat = tokio::spawn(async move {
+            // Fires also should the heartbeat panic.
+            let _end = end;
+            heartbeat(renewing, session, ttl, opened, sender).await;
+        });
+        Ok(Self { store, session, beats, beat, lost })
     }
 
     /// Its id.
@@ -53,6 +61,11 @@ impl Lease {
     /// The next heartbeat; `None` once the lease is lost.
     pub(super) async fn beat(&mut self) -> Option<Beat> {
         self.beats.recv().await
+    }
+
+    /// Fires once the lease is lost, for whoever is in the middle of something else.
+    pub(super) fn lost(&self) -> CancellationToken {
+        self.lost.clone()
     }
 
     /// Ends the session.

@@ -22,6 +22,7 @@ mod limits;
 mod models;
 mod open;
 mod page;
+mod pool;
 mod reclaim;
 mod registry;
 mod rerun;
@@ -38,8 +39,6 @@ mod work;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-
-use sea_orm::DatabaseConnection;
 
 pub use claim::{Claim, ClaimRequest, ClaimScope};
 pub use create::{NewRun, PinnedDocument, RunKind};
@@ -60,6 +59,7 @@ pub use why::{RunningView, Why};
 pub use work::Work;
 
 use self::dialect::Dialect;
+use self::pool::Pool;
 use self::time::DatabaseClock;
 use crate::dag::{Dag, KindCatalog, lower};
 use crate::id::{Digest, Incarnation, RunId, TenantId};
@@ -70,7 +70,7 @@ pub type Catalog = Arc<dyn KindCatalog + Send + Sync>;
 
 /// A handle on the database; clones of the `Arc` around it share everything.
 pub struct Store {
-    db: DatabaseConnection,
+    db: Pool,
     dialect: Dialect,
     url: String,
     catalog: Catalog,

@@ -8,15 +8,16 @@
 //! its operation id in the transaction (with [`Tx::all_of`]), the same id in every try. After a lost
 //! answer the id is looked up; if it is not there, the write is applied again, and should the lost
 //! COMMIT still arrive meanwhile, the id collides: the database itself decides which of the two it was.
-//! Writes without an id (heartbeats, sessions) may be applied twice.
+//! Writes without an id (heartbeats, sessions) may be applied twice. An answer that does not come in time
+//! (`pool.rs`) is a lost one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, RuntimeErr,
-    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value,
+    ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, RuntimeErr,
+    SqliteTransactionMode, Statement, TransactionOptions, Value,
 };
 use uuid::Uuid;
 
@@ -198,15 +199,16 @@ impl Store {
 
     async fn attempt<W: Write>(&self, change: &W, op_id: OpId) -> Result<W::Output, Failed<W::Output>> {
         let tx = self.begin(W::WHAT, op_id).await.map_err(Failed::Error)?;
-        let output = match change.apply(&tx).await {
+        let applied = self.db.within(change.apply(&tx)).await;
+        let output = match applied.map_err(StoreError::query(W::WHAT)).flatten() {
             Ok(output) => output,
             Err(error) => {
                 // A failed rollback ends with the connection; the first error is the one that matters.
-                tx.inner.rollback().await.ok();
+                self.db.within(tx.inner.rollback()).await.ok();
                 return Err(Failed::Error(error));
             }
         };
-        match tx.inner.commit().await {
+        match self.db.within(tx.inner.commit()).await.flatten() {
             Ok(()) => {
                 self.commits.fetch_add(1, Ordering::Relaxed);
                 Ok(output)
@@ -223,7 +225,7 @@ impl Store {
             access_mode: None,
             sqlite_transaction_mode: (self.dialect == Dialect::Sqlite).then_some(SqliteTransactionMode::Immediate),
         };
-        let inner = self.db.begin_with_options(options).await.map_err(StoreError::query(what))?;
+        let inner = self.db.begin(options).await.map_err(StoreError::query(what))?;
         let backend = self.db.get_database_backend();
         Ok(Tx {
             inner,
@@ -277,7 +279,7 @@ impl Store {
 
 /// Rows of a read outside of any transaction.
 pub(super) async fn read(
-    db: &DatabaseConnection,
+    db: &impl ConnectionTrait,
     what: &'static str,
     sql: &str,
     values: Vec<Value>,
