@@ -112,8 +112,7 @@ mod tests {
     fn scripts_write_lines_that_are_read_back() {
         let folder = tempfile::tempdir().expect("a folder");
         let ledger = Ledger::at(folder.path().join("ledger"));
-        let variables =
-            [("RUN", "r"), ("TASK", "t[2]"), ("GENERATION", "1"), ("ATTEMPT", "3"), ("EPOCH", "4")];
+        let variables = [("RUN", "r"), ("TASK", "t[2]"), ("GENERATION", "1"), ("ATTEMPT", "3"), ("EPOCH", "4")];
         let status = Command::new("/bin/sh")
             .args(["-c", &ledger.script("note middle")])
             .envs(variables.map(|(name, value)| (format!("HEADWORKS_{name}"), value)))

@@ -62,7 +62,11 @@ fn parse(arguments: &[&str]) -> Result<Campaign, String> {
             "--first" => campaign.first = number()?,
             "--scenario" => campaign.scenario = Some(value.to_ascii_lowercase()),
             "--store" if ["sqlite", "postgres"].contains(value) => campaign.store = Some((*value).to_owned()),
-            _ => return Err(format!("{word} {value}: use --seeds N, --first SEED, --scenario F1, --store sqlite|postgres")),
+            _ => {
+                return Err(format!(
+                    "{word} {value}: use --seeds N, --first SEED, --scenario F1, --store sqlite|postgres"
+                ));
+            }
         }
     }
     Ok(campaign)
@@ -92,7 +96,10 @@ fn rows(text: &str) -> BTreeMap<(u32, String), Row> {
 }
 
 fn table(rows: &BTreeMap<(u32, String), Row>) -> String {
-    let mut text = format!("\n{:<9} {:<9} {:>5} {:>7} {:>9}  seeds that failed\n", "scenario", "store", "runs", "failed", "longest");
+    let mut text = format!(
+        "\n{:<9} {:<9} {:>5} {:>7} {:>9}  seeds that failed\n",
+        "scenario", "store", "runs", "failed", "longest"
+    );
     for ((number, store), row) in rows {
         let scenario = format!("F{number}");
         let (failed, longest) = (row.failed.len(), format!("{:.1} s", row.longest));

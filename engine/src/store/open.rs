@@ -56,12 +56,7 @@ impl Store {
     ///
     /// # Errors
     /// As there.
-    pub async fn open_with(
-        url: &str,
-        mode: OpenMode,
-        catalog: Catalog,
-        limit: Duration,
-    ) -> Result<Self, StoreError> {
+    pub async fn open_with(url: &str, mode: OpenMode, catalog: Catalog, limit: Duration) -> Result<Self, StoreError> {
         let shown = without_password(url);
         let owner = match (sqlite_path(url), mode) {
             (Some(path), OpenMode::Own) => Some(own(&path)?),

@@ -13,6 +13,8 @@ use super::read::{Event, Facts, Key, by_key};
 
 const TERMINAL_RUNS: [&str; 3] = ["succeeded", "failed", "canceled"];
 const OPEN_TASKS: [&str; 4] = ["waiting", "ready", "running", "retry_wait"];
+/// What begins an attempt.
+const CLAIMED: &str = "task_claimed";
 /// Notes on an attempt that neither begin nor end it.
 const NOTES: [&str; 1] = ["late_report_refused"];
 
@@ -61,9 +63,10 @@ pub(super) fn outcomes(facts: &Facts) -> Vec<Violation> {
             let own = events.get(&instance.key).into_iter().flatten().copied();
             let (begins, others): (Vec<&Event>, Vec<&Event>) = own
                 .filter(|it| it.attempt == Some(attempt.attempt) && !NOTES.contains(&it.event.as_str()))
-                .partition(|it| it.event == "claimed");
+                .partition(|it| it.event == CLAIMED);
             let expected = usize::from(attempt.state != "running");
-            if (begins.len(), others.len()) != (1, expected) {
+            let is_other = |it: &&Event| it.epoch != Some(attempt.epoch);
+            if (begins.len(), others.len()) != (1, expected) || begins.iter().chain(&others).any(is_other) {
                 let words: Vec<_> = others.iter().map(|it| it.event.as_str()).collect();
                 let what = format!(
                     "attempt {} ({}) began {} times and ended as {words:?}",
@@ -131,9 +134,8 @@ pub(super) fn order(facts: &Facts, edges: &BTreeMap<String, Vec<(String, String)
             let parents = facts.instances.iter().filter(|it| it.key.0 == run.run && task_of(&it.key.1) == parent);
             let mut ready_after = None;
             for instance in parents {
-                let end = lines().find(|(_, it)| {
-                    it.phase == "end" && it.task == instance.key.1 && it.epoch == instance.epoch
-                });
+                let end = lines()
+                    .find(|(_, it)| it.phase == "end" && it.task == instance.key.1 && it.epoch == instance.epoch);
                 ready_after = ready_after.max(end.map(|(line, _)| line));
             }
             let Some(ready_after) = ready_after else { continue };
@@ -235,21 +237,32 @@ mod tests {
             attempts,
         };
         let mut events: Vec<Event> = Vec::new();
-        for (seq, (word, attempt)) in
-            [("became_ready", None), ("claimed", Some(1)), ("orphaned", Some(1)), ("claimed", Some(2)), ("succeeded", Some(2))]
-                .into_iter()
-                .enumerate()
+        for (seq, (word, attempt)) in [
+            ("task_became_ready", None),
+            (CLAIMED, Some(1)),
+            ("task_orphaned", Some(1)),
+            (CLAIMED, Some(2)),
+            ("task_succeeded", Some(2)),
+        ]
+        .into_iter()
+        .enumerate()
         {
             events.push(event(key("a"), seq as i64 + 1, word, attempt));
         }
         for (seq, (word, attempt)) in
-            [("became_ready", None), ("claimed", Some(1)), ("succeeded", Some(1))].into_iter().enumerate()
+            [("task_became_ready", None), (CLAIMED, Some(1)), ("task_succeeded", Some(1))].into_iter().enumerate()
         {
             events.push(event(key("b"), seq as i64 + 1, word, attempt));
         }
-        events.push(event(("r".to_owned(), String::new(), 0), 1, "started", None));
+        events.push(event(("r".to_owned(), String::new(), 0), 1, "run_started", None));
         Facts {
-            runs: vec![Run { run: "r".into(), dag: "d".into(), state: "succeeded".into(), version: 1, ..Run::default() }],
+            runs: vec![Run {
+                run: "r".into(),
+                dag: "d".into(),
+                state: "succeeded".into(),
+                version: 1,
+                ..Run::default()
+            }],
             instances: vec![instance("a", 5, 2), instance("b", 3, 1)],
             attempts: vec![attempt("a", 1, "lost"), attempt("a", 2, "succeeded"), attempt("b", 1, "succeeded")],
             events,
@@ -291,7 +304,7 @@ mod tests {
             ("I1", |it| it.runs.clear()),
             ("I2", |it| it.instances[0].attempts = 3),
             ("I2", |it| it.events[2].seq = 9),
-            ("I2", |it| it.events[2].event = "claimed".into()),
+            ("I2", |it| it.events[2].event = CLAIMED.into()),
             ("I2", |it| it.attempts[1].epoch = 1),
             ("I3", |it| it.ledger[0].epoch = 7),
             ("I3", |it| it.ledger[1].attempt = 1),

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, QueryResult, Statement, TryGetable};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, QueryResult, Statement, TryGetable,
+};
 
 use crate::Ledger;
 use crate::ledger::Entry;
@@ -69,7 +71,8 @@ pub(super) struct Artifact {
     pub(super) bytes: i64,
 }
 
-const TABLES: [&str; 16] = [
+/// Every table of the schema.
+pub const TABLES: [&str; 16] = [
     "installation",
     "tenant",
     "pool",

@@ -5,10 +5,10 @@ use std::time::Duration;
 use engine::run::{RunState, TaskState};
 use nix::sys::signal::Signal;
 
-use super::process::until_gone;
-use super::dag::{chain, head, steps, task, wait_at};
-use super::world::{PATIENCE, TTL};
 use super::World;
+use super::dag::{chain, head, inline_chain, process_chain, steps, task, wait_at};
+use super::process::until_gone;
+use super::world::{PATIENCE, TTL};
 
 /// Two servers and three workers.
 async fn fleet(world: &mut World) -> Vec<usize> {
@@ -76,28 +76,43 @@ pub(crate) async fn f2_kill_after_the_claim(world: &mut World) {
 /// F3: the process dies when an artifact was put and its attempt not yet finished: the object stays
 /// invisible, and the next attempt publishes under its own epoch.
 pub(crate) async fn f3_kill_after_the_put(world: &mut World) {
-    world.dag(&chain(world, "chain", 2));
+    world.dag(&inline_chain(world, "chain", 2));
     let many = if world.seed % 2 == 0 { "1*off->abort" } else { "abort" };
     let run = world.submit("chain").await;
     let victim = world.start("worker-a", &[("FAILPOINTS", &format!("publish.after_put={many}"))]).await;
     world.process(victim).ended(PATIENCE).await;
     let known = world.sql("SELECT COUNT(*) FROM artifact");
-    let objects = |world: &World| {
-        let folder = world.bench.path("artifacts/objects");
-        let found = std::process::Command::new("find").arg(folder).args(["-name", "log.txt"]).output();
-        String::from_utf8_lossy(&found.expect("find runs").stdout).lines().count()
-    };
     let (rows, files): (usize, usize) = (known.parse().expect("a count"), objects(world));
     assert_eq!(files, rows + 1, "one object that no row names");
     world.start("worker-b", &[]).await;
     world.until_succeeded(&[run.clone()], PATIENCE).await;
-    assert_eq!(world.view(&run).await.artifacts.len(), 2, "one log per task, none of the lost attempt");
+    assert_eq!(world.view(&run).await.artifacts.len(), 2, "one per task, none of the lost attempt");
     assert_eq!(objects(world), 3, "the orphan is evidence until it is collected");
+}
+
+/// F3, one level down: the attempt's own process dies after each put. Nothing of it is visible, the worker
+/// lives, and the third loss puts the task aside.
+pub(crate) async fn f3_crash_after_the_put(world: &mut World) {
+    world.dag(&process_chain(world, "chain", 2));
+    let run = world.submit("chain").await;
+    let worker = world.start("worker-a", &[("FAILPOINTS", "publish.after_put=abort")]).await;
+    assert_eq!(world.until_ended(&run, PATIENCE).await, RunState::Failed);
+    assert_eq!(world.attempts(&run, "t0"), ["lost", "lost", "lost"]);
+    assert_eq!(world.sql("SELECT COUNT(*) FROM artifact"), "0", "nothing of a crashed attempt is visible");
+    assert_eq!(objects(world), 3, "one object per attempt, which no row names");
+    assert!(world.process(worker).is_alive());
+}
+
+/// Objects of the chain's tasks, whether or not a row names them.
+fn objects(world: &World) -> usize {
+    let folder = world.bench.path("artifacts/objects");
+    let found = std::process::Command::new("find").arg(folder).args(["-name", "out.txt"]).output();
+    String::from_utf8_lossy(&found.expect("find runs").stdout).lines().count()
 }
 
 /// F5: a server dies at a failpoint, once per failpoint; others go on.
 pub(crate) async fn f5_kill_a_server_at_every_failpoint(world: &mut World) {
-    world.dag(&chain(world, "chain", 4));
+    world.dag(&inline_chain(world, "chain", 4));
     world.start("worker-a", &[("HEADWORKS_EXECUTOR_SLOTS", "1")]).await;
     for place in ["claim.after_commit", "finish.before_commit", "finish.after_commit", "publish.after_put"] {
         let after = world.dice.within(1, 5);
@@ -191,7 +206,8 @@ pub(crate) async fn f21_poison(world: &mut World) {
     let poisons = [
         ("segfault", "", "kill -SEGV $$"),
         ("killed", "", "kill -KILL $$"),
-        ("torrent", "", "head -c 300000000 /dev/zero"),
+        ("patricide", "", "kill -KILL $PPID"),
+        ("torrent", "", "head -c 100000000 /dev/zero"),
         ("stubborn", limit, "trap '' TERM; while :; do sleep 0.1; done"),
         ("escapes", "", "setsid sleep 3 & exit 1"),
         ("outputs", "", "head -c 5000000 /dev/zero > \"$HEADWORKS_OUTPUTS\""),
@@ -219,12 +235,14 @@ pub(crate) async fn f21_poison(world: &mut World) {
     let status = std::fs::read_to_string(format!("/proc/{}/status", world.process(worker).pid())).expect("alive");
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak").trim().to_owned();
     let kib: u64 = peak.trim_end_matches(" kB").parse().expect("a number");
-    assert!(kib < 400_000, "300 MB of output cost {peak} of memory");
+    assert!(kib < 400_000, "100 MB of output cost {peak} of memory");
 }
 
 /// F21: a task that kills its worker is put aside after three losses, and others' tasks are not.
 pub(crate) async fn f21_quarantine(world: &mut World) {
-    world.dag(&[head("killer"), task(world, "bad", "", "kill -KILL $PPID")].concat());
+    // The attempt's process is this shell's parent, and the worker is that one's.
+    let body = "read -r _ _ _ worker _ < /proc/$PPID/stat; kill -KILL $worker";
+    world.dag(&[head("killer"), task(world, "bad", "", body)].concat());
     world.dag(&chain(world, "chain", 2));
     let run = world.submit("killer").await;
     for round in 0..3 {

@@ -7,17 +7,15 @@ use std::time::{Duration, Instant};
 use engine::id::SessionId;
 use engine::plan::FailureKind;
 use engine::run::{RunState, TaskState};
-use engine::store::{
-    Claim, ClaimRequest, ClaimScope, Finish, NewSession, Next, Outcome, Receipt, Store, StoreError,
-};
+use engine::store::{Claim, ClaimRequest, ClaimScope, Finish, NewSession, Next, Outcome, Receipt, Store, StoreError};
 use engine::task::ErrorClass;
 use serde_json::json;
 use testkit::{CommitFault, Cut, Line, PostgresProxy, Shutdown};
 use uuid::Uuid;
 
 use super::World;
-use super::process::until_gone;
 use super::dag::{chain, head, steps, task};
+use super::process::until_gone;
 use super::world::{PATIENCE, Submitted, TTL, secret_url};
 
 const FAULTS: [CommitFault; 3] =
@@ -49,7 +47,8 @@ pub(crate) async fn f4_kill_before_the_answer(world: &mut World) {
 pub(crate) async fn f9_restarts(world: &mut World) {
     world.dag(&chain(world, "chain", 3));
     world.dag(&[head("slow"), task(world, "long", "", "sleep 2")].concat());
-    let fleet = [world.start("serve-a", &[]).await, world.start("worker-a", &[]).await, world.start("worker-b", &[]).await];
+    let fleet =
+        [world.start("serve-a", &[]).await, world.start("worker-a", &[]).await, world.start("worker-b", &[]).await];
     let rounds = if super::is_long() { 20 } else { 4 };
     let mut runs = vec![world.submit("slow").await];
     let store = world.store().await;
@@ -93,7 +92,8 @@ pub(crate) async fn f10_kill_the_database(world: &mut World) {
         if round == 1 {
             world.cluster.as_mut().expect("a cluster").restart(Shutdown::Kill).expect("it comes back");
         } else {
-            let pids = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+            let pids =
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
             let pids: Vec<i32> = world.sql(pids).lines().filter_map(|pid| pid.parse().ok()).collect();
             let victim = nix::unistd::Pid::from_raw(*world.dice.pick(&pids));
             nix::sys::signal::kill(victim, nix::sys::signal::Signal::SIGKILL).ok();
@@ -191,7 +191,12 @@ impl Calls<'_> {
         assert_eq!(claim.identity.instance.task.as_str(), task);
         let held = self.direct.heartbeat(session, TTL * 20).await.expect("ok").expect("in force");
         let told: Vec<_> = held.iter().map(|it| (it.run, it.epoch)).collect();
-        assert_eq!(told, [(run.run, claim.identity.epoch)], "what it was told is what it holds, under {:?}", self.fault);
+        assert_eq!(
+            told,
+            [(run.run, claim.identity.epoch)],
+            "what it was told is what it holds, under {:?}",
+            self.fault
+        );
         claim
     }
 
@@ -202,14 +207,14 @@ impl Calls<'_> {
 
     /// A failure, and the wake-up of its retry.
     async fn retry(&self, world: &World, session: SessionId, claim: &Claim, run: &Submitted) {
-        let outcome = Outcome::Failed {
-            kind: FailureKind::Transient,
-            class: ErrorClass::System,
-            message: "told to".to_owned(),
-        };
+        let outcome =
+            Outcome::Failed { kind: FailureKind::Transient, class: ErrorClass::System, message: "told to".to_owned() };
         let reports = [report(session, claim, outcome)];
         let finished = self.hit("finish", self.store.finish(&reports, None)).await;
-        assert!(matches!(finished.receipts[..], [Receipt::Recorded { task: TaskState::RetryWait, .. }]), "{finished:?}");
+        assert!(
+            matches!(finished.receipts[..], [Receipt::Recorded { task: TaskState::RetryWait, .. }]),
+            "{finished:?}"
+        );
         // Due after a millisecond.
         tokio::time::sleep(Duration::from_millis(20)).await;
         let scope = ClaimScope::Run { tenant: run.tenant.clone(), run: run.run };
@@ -222,7 +227,10 @@ impl Calls<'_> {
         let next = Next { request: request(session, run), others_wait: false };
         let reports = [report(session, claim, Outcome::Succeeded { outputs: json!({}), registry: Vec::new() })];
         let mut finished = self.hit("finish", self.store.finish(&reports, Some(&next))).await;
-        assert!(matches!(finished.receipts[..], [Receipt::Recorded { task: TaskState::Succeeded, .. }]), "{finished:?}");
+        assert!(
+            matches!(finished.receipts[..], [Receipt::Recorded { task: TaskState::Succeeded, .. }]),
+            "{finished:?}"
+        );
         assert_eq!(finished.claims.len(), 1, "finish under {:?}", self.fault);
         finished.claims.remove(0)
     }

@@ -4,7 +4,6 @@
 //! the thousand needs no more processes.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,11 +13,11 @@ use engine::run::{RunState, TaskState, is_terminal};
 use engine::store::{Claim, ClaimRequest, ClaimScope, Finish, NewSession, Outcome, Receipt, Store};
 use engine::task::ErrorClass;
 use serde_json::json;
-use testkit::Dice;
+use testkit::{Dice, build_preload};
 use uuid::Uuid;
 
 use super::World;
-use super::dag::{head, steps, task};
+use super::dag::{INLINE, head, steps, task};
 use super::world::{PATIENCE, Submitted};
 
 fn claims_of(session: SessionId, run: &Submitted, limit: usize) -> ClaimRequest {
@@ -174,37 +173,10 @@ pub(crate) async fn f25_pairs(world: &mut World) {
     }
 }
 
-/// Adds the seconds in a file to what a process is told of the time of day; clocks that only count go on
-/// as they do.
-const CLOCK: &str = r#"
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
-int clock_gettime(clockid_t id, struct timespec *t) {
-  static int (*real)(clockid_t, struct timespec *);
-  if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
-  int done = real(id, t);
-  const char *path = getenv("CHAOS_CLOCK");
-  if (id == CLOCK_REALTIME && path) {
-    FILE *file = fopen(path, "r");
-    long seconds = 0;
-    if (file) { if (fscanf(file, "%ld", &seconds) != 1) seconds = 0; fclose(file); }
-    t->tv_sec += seconds;
-  }
-  return done;
-}
-"#;
-
 /// F20: one worker's clock is an hour ahead and jumps back, another's the other way round. Leases are the
 /// database's: nobody loses anything, and what is recorded has the database's time.
 pub(crate) async fn f20_clocks(world: &mut World) {
-    let (source, library) = (world.bench.path("clock.c"), world.bench.path("clock.so"));
-    std::fs::write(&source, CLOCK).expect("written");
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).arg("-ldl").output();
-    let built = built.expect("a C compiler, which Rust needs to link, too");
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let library = build_preload(&world.bench.path("."));
     world.dag(&steps(world));
     let mut clocks = Vec::new();
     for (name, seconds) in [("worker-ahead", 3600), ("worker-behind", -3600)] {
@@ -238,7 +210,10 @@ pub(crate) async fn f29_storm(world: &mut World) {
     let runs = if super::is_long() { 10 } else { 2 };
     let numbers: Vec<_> = (0..10_000).map(|n| n.to_string()).collect();
     let matrix = format!("matrix = {{ n = [{}] }}", numbers.join(", "));
-    let toml = format!("{}[tasks.w]\nkind = \"command\"\n{matrix}\nwith = {{ program = \"true\" }}\n", head("storm"));
+    let toml = format!(
+        "{}[tasks.w]\nkind = \"command\"\n{matrix}\n{INLINE}\nwith = {{ program = \"true\" }}\n",
+        head("storm")
+    );
     world.dag(&toml);
     world.dag(&[head("calm"), task(world, "a", "", ":")].concat());
     world.leave_open();

@@ -4,8 +4,10 @@
 //! checker. The database's password is a canary: it may appear nowhere.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use engine::clock::{Clock, SystemClock};
@@ -17,11 +19,10 @@ use engine::store::{OpenMode, RunKind, RunView, Store};
 use engine::task::Kinds;
 use nix::sys::signal::Signal;
 use serde_json::Map;
-use testkit::{Cluster, Database, Dice, Evidence, Ledger, S3Server, Sampler, check};
+use testkit::{Cluster, Database, Dice, Evidence, Ledger, S3Server, Sampler, TABLES, check, repairs};
 use uuid::Uuid;
 
 use super::process::{LOOK, Process};
-use super::storage::SmallDisk;
 use crate::bench::Bench;
 
 /// A session lives so long without a heartbeat, in seconds: short, so that scenarios are.
@@ -46,6 +47,13 @@ impl Kind {
     }
 }
 
+/// What the checker found in one run of a scenario.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) violations: AtomicUsize,
+    pub(crate) repairs: AtomicUsize,
+}
+
 /// A run that was acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Submitted {
@@ -56,8 +64,8 @@ pub(crate) struct Submitted {
 /// See the module. Fields drop in order: processes first.
 pub(crate) struct World {
     processes: Vec<Process>,
-    /// A file system in the project's folder; it goes before the folder does.
-    pub(crate) disk: Option<SmallDisk>,
+    name: String,
+    tally: Arc<Tally>,
     pub(crate) seed: u64,
     pub(crate) dice: Dice,
     pub(crate) ledger: Ledger,
@@ -79,7 +87,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(name: &str, seed: u64, kind: Kind) -> Self {
+    pub(crate) fn new(name: &str, seed: u64, kind: Kind, tally: Arc<Tally>) -> Self {
         let mut bench = Bench::new();
         let cluster = (kind == Kind::OwnPostgres).then(testkit::own_cluster);
         let database = match kind {
@@ -99,6 +107,7 @@ impl World {
             ("SCHEDULER_RECONCILE_SECONDS", "1".to_owned()),
             ("EXECUTOR_CANCEL_GRACE_SECONDS", "2".to_owned()),
             ("EXECUTOR_SLOTS", "2".to_owned()),
+            ("STORE_TIMEOUT_SECONDS", "2".to_owned()),
             ("EXECUTOR_SCRATCH", bench.path("scratch").display().to_string()),
         ] {
             bench.set(&format!("HEADWORKS_{key}"), value);
@@ -108,7 +117,8 @@ impl World {
         tasks::register(&mut kinds);
         Self {
             processes: Vec::new(),
-            disk: None,
+            name: format!("{name}-{}-seed{seed}", kind.name()),
+            tally,
             seed,
             dice: Dice::new(seed, name),
             ledger: Ledger::at(bench.path("ledger")),
@@ -138,7 +148,8 @@ impl World {
     pub(crate) fn dag(&mut self, toml: &str) -> Arc<Dag> {
         // A DAG's id is the stem of its file.
         let id = toml.split("id = \"").nth(1).and_then(|rest| rest.split('"').next()).expect("an id");
-        let (dag, _) = lower(&format!("{id}.toml"), toml, &self.kinds).unwrap_or_else(|wrong| panic!("{:#?}", wrong.items));
+        let (dag, _) =
+            lower(&format!("{id}.toml"), toml, &self.kinds).unwrap_or_else(|wrong| panic!("{:#?}", wrong.items));
         let dag = Arc::new(dag);
         self.bench.write(&format!("dags/{}.toml", dag.id), toml);
         let mut edges = Vec::new();
@@ -254,8 +265,7 @@ impl World {
 
     /// How the attempts of a task ended, in order.
     pub(crate) fn attempts(&self, run: &Submitted, task: &str) -> Vec<String> {
-        let sql =
-            format!("SELECT state FROM attempt WHERE run = '{}' AND task = '{task}' ORDER BY attempt", run.run);
+        let sql = format!("SELECT state FROM attempt WHERE run = '{}' AND task = '{task}' ORDER BY attempt", run.run);
         self.sql(&sql).lines().map(str::to_owned).collect()
     }
 
@@ -288,7 +298,8 @@ impl World {
             }
             if Instant::now() > deadline {
                 let view = self.view(run).await;
-                let tasks: Vec<_> = view.tasks.iter().map(|it| (it.instance.to_string(), it.state, it.attempts)).collect();
+                let tasks: Vec<_> =
+                    view.tasks.iter().map(|it| (it.instance.to_string(), it.state, it.attempts)).collect();
                 panic!("run {} has not ended within {patience:?}: {tasks:?}", run.run);
             }
             tokio::time::sleep(LOOK).await;
@@ -371,8 +382,33 @@ impl World {
         if self.may_be_left {
             found.retain(|it| !["I1", "I8"].contains(&it.invariant));
         }
+        self.tally.violations.store(found.len(), Ordering::Relaxed);
+        self.tally.repairs.store(repairs(&self.logs).len(), Ordering::Relaxed);
         let list: Vec<_> = found.iter().map(ToString::to_string).collect();
         assert!(found.is_empty(), "{} violations:\n{}", found.len(), list.join("\n"));
+    }
+}
+
+impl World {
+    /// Leaves what there is to look at in a folder: ledger, logs, DAGs, objects and every table.
+    fn keep_evidence(&self) -> std::io::Result<PathBuf> {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("chaos").join(&self.name);
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder)?;
+        }
+        std::fs::create_dir_all(&folder)?;
+        // Small, and the very files.
+        let copied = Command::new("cp").arg("-r").arg(self.bench.path(".")).arg(folder.join("project")).status()?;
+        if !copied.success() {
+            println!("not all of the project was copied");
+        }
+        for table in TABLES {
+            let Some(database) = &self.database else { break };
+            let rows = database.query(&format!("SELECT row_to_json(t) FROM {table} t"));
+            let rows = rows.unwrap_or_else(|error| format!("can not be read: {error}"));
+            std::fs::write(folder.join(format!("{table}.jsonl")), rows)?;
+        }
+        Ok(folder)
     }
 }
 
@@ -381,7 +417,11 @@ impl Drop for World {
         if !std::thread::panicking() {
             return;
         }
-        println!("seed {}: the ledger:", self.seed);
+        self.processes.clear();
+        match self.keep_evidence() {
+            Ok(folder) => println!("{}: database, ledger, logs and objects are in {}", self.name, folder.display()),
+            Err(error) => println!("{}: the evidence can not be kept: {error}", self.name),
+        }
         self.ledger.entries().iter().rev().take(30).rev().for_each(|entry| println!("  {entry:?}"));
         for log in &self.logs {
             let text = std::fs::read(log).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The scenarios as tests, one at a time: each starts several processes, and some measure time.
+//! The scenarios as tests, two at a time: each starts several processes, and some measure time.
 
 use super::Kind::{OwnPostgres, Postgres, Sqlite};
 use super::{chaos, crashes, network, races, storage};
@@ -15,6 +15,7 @@ scenarios! {
     f1_sqlite: "F1" on Sqlite, 1, crashes::f1_kill_the_only_server;
     f2_postgres: "F2" on Postgres, 1, crashes::f2_kill_after_the_claim;
     f3_postgres: "F3" on Postgres, 1, crashes::f3_kill_after_the_put;
+    f3_process_postgres: "F3" on Postgres, 1, crashes::f3_crash_after_the_put;
     f4_postgres: "F4" on Postgres, 1, network::f4_kill_before_the_answer;
     f5_postgres: "F5" on Postgres, 1, crashes::f5_kill_a_server_at_every_failpoint;
     f5_reaper_postgres: "F5" on Postgres, 1, crashes::f5_kill_the_reaper;
