@@ -46,6 +46,8 @@ struct Running {
     started: Instant,
     /// Told to stop because this worker goes, not because its run was canceled.
     is_handed_back: bool,
+    /// It has ended, and its report is on its way.
+    is_done: bool,
 }
 
 type AttemptKey = (TenantId, RunId, InstanceId);
@@ -69,6 +71,8 @@ pub(super) struct Dispatcher {
     others_wait: bool,
     /// When a retry comes due, as far as this process knows.
     retry_due: Option<tokio::time::Instant>,
+    /// When the store is asked next what may start, whatever else happens until then.
+    look_due: tokio::time::Instant,
 }
 
 /// What woke the dispatcher.
@@ -115,6 +119,7 @@ impl Dispatcher {
             may_claim: true,
             others_wait: false,
             retry_due: None,
+            look_due: tokio::time::Instant::now() + jittered(POLL),
         }
     }
 
@@ -182,7 +187,7 @@ impl Dispatcher {
                 () = sleep_until(self.retry_due) => Woken::RetryDue,
                 beat = lease.beat() => beat.map_or(Woken::LeaseLost, Woken::Beat),
                 Ok(()) = wake_ups.changed() => Woken::Look,
-                () = tokio::time::sleep(jittered(POLL)) => Woken::Look,
+                () = tokio::time::sleep_until(self.look_due) => Woken::Look,
                 () = drain.cancelled(), if matches!(draining, Drain::No) => Woken::DrainAsked,
                 () = sleep_until(end), if end.is_some() => Woken::DrainEnded,
             };
@@ -205,6 +210,7 @@ impl Dispatcher {
 
     /// Asks whether anything may start: one read, whatever waits.
     async fn look(&mut self) -> Result<(), StoreError> {
+        self.look_due = tokio::time::Instant::now() + jittered(POLL);
         let pending = match self.environment.store.pending(&self.scope).await {
             Ok(pending) => pending,
             Err(error) => {
@@ -265,7 +271,7 @@ impl Dispatcher {
         self.tell(Progress::Started { instance: instance.clone(), attempt: identity.attempt.0 });
         let key = (identity.tenant.clone(), identity.run, instance);
         let (epoch, stop, started) = (identity.epoch, halt.clone(), Instant::now());
-        self.running.insert(key, Running { epoch, stop, started, is_handed_back: false });
+        self.running.insert(key, Running { epoch, stop, started, is_handed_back: false, is_done: false });
         let (environment, session, sender) = (Arc::clone(&self.environment), self.session, self.sender.clone());
         tokio::spawn(async move {
             let finish = execute(&environment, session, claim, halt).await;
@@ -289,9 +295,11 @@ impl Dispatcher {
         }
         let (mut finishes, mut times) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
         for mut done in batch {
-            let running = self.running.get(&key_of(&done.finish));
-            if running.is_some_and(|running| running.is_handed_back) {
-                hand_over(&mut done.finish);
+            if let Some(running) = self.running.get_mut(&key_of(&done.finish)) {
+                running.is_done = true;
+                if running.is_handed_back {
+                    hand_over(&mut done.finish);
+                }
             }
             times.push(done.elapsed);
             finishes.push(done.finish);
@@ -443,6 +451,8 @@ impl Dispatcher {
     /// Waits until every attempt has ended, without reporting any: the lease is lost.
     pub(super) async fn abandon(&mut self, grace: Duration) {
         self.kill_all();
+        // Whose report was being written when the lease was lost says nothing more.
+        self.running.retain(|_, running| !running.is_done);
         let all = async {
             while !self.running.is_empty() {
                 let Some(done) = self.receiver.recv().await else { return };

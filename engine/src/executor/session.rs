@@ -16,8 +16,11 @@ use uuid::Uuid;
 use crate::id::SessionId;
 use crate::store::{HeldAttempt, NewSession, Store, StoreError};
 
-/// A heartbeat comes this many times per time-to-live: two may fail before the worker gives up.
+/// A heartbeat comes this many times per time-to-live.
 const BEATS_PER_TTL: u32 = 4;
+
+/// After one that failed the next comes sooner: within what is left there is time for many.
+const AGAIN_PER_TTL: u32 = 32;
 
 /// A session in force.
 pub(super) struct Lease {
@@ -94,11 +97,13 @@ async fn heartbeat(
     loop {
         let left = last.saturating_sub(renewed.elapsed());
         if tokio::time::timeout(left, ticks.tick()).await.is_err() {
+            tracing::warn!(%session, "no heartbeat came through; the lease is given up before it ends");
             return;
         }
         let asked = Instant::now();
         let left = last.saturating_sub(renewed.elapsed());
-        match tokio::time::timeout(left, store.heartbeat(session, ttl)).await {
+        // One that hangs must not cost the lease: the next may come through.
+        match tokio::time::timeout(left.min(ttl / BEATS_PER_TTL), store.heartbeat(session, ttl)).await {
             Ok(Ok(Some(held))) => {
                 renewed = asked;
                 if beats.send(Beat { asked, held }).is_err() {
@@ -109,10 +114,13 @@ async fn heartbeat(
                 tracing::warn!(%session, "this session was revoked, or its lease has ended");
                 return;
             }
-            Ok(Err(error)) => tracing::warn!(%error, "a heartbeat failed"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "a heartbeat failed");
+                ticks.reset_after(ttl / AGAIN_PER_TTL);
+            }
             Err(_) => {
-                tracing::warn!(%session, "no heartbeat came through; the lease is given up before it ends");
-                return;
+                tracing::warn!(%session, "a heartbeat was not answered in time");
+                ticks.reset_after(ttl / AGAIN_PER_TTL);
             }
         }
     }

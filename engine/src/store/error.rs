@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use sea_orm::DbErr;
 
+use super::tx;
 use crate::dag::Diagnostics;
 use crate::id::{InstanceId, RunId};
 use crate::run::{IllegalTransition, RunState};
@@ -137,7 +138,9 @@ impl StoreError {
         match self {
             Self::Open { .. } | Self::Owned { .. } | Self::SqliteTooOld { .. } | Self::File { .. } => true,
             Self::SchemaNewer { .. } | Self::SchemaOlder { .. } => true,
-            Self::Query { source, .. } => matches!(source, DbErr::Conn(_) | DbErr::ConnectionAcquire(_)),
+            Self::Query { source, .. } => {
+                matches!(source, DbErr::Conn(_) | DbErr::ConnectionAcquire(_)) || tx::is_unwell(source)
+            }
             _ => false,
         }
     }

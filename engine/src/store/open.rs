@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use migrations::{Migrator, MigratorTrait};
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, Statement};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, Statement, TransactionTrait,
+};
 
 use super::dialect::Dialect;
 use super::pool::{CALL_LIMIT, Pool};
@@ -74,7 +76,7 @@ impl Store {
         let pending = pending(&db).await?;
         match (mode, pending) {
             (_, 0) => {}
-            (OpenMode::Own, _) => Migrator::up(&db, None).await.map_err(StoreError::query("migrate"))?,
+            (OpenMode::Own, _) => migrate(&db, dialect).await?,
             (OpenMode::Read | OpenMode::Ask, pending) => return Err(StoreError::SchemaOlder { pending }),
         }
         let incarnation = incarnation(&db).await?;
@@ -215,6 +217,27 @@ async fn pending(db: &DatabaseConnection) -> Result<usize, StoreError> {
     }
     Ok(known.len() - applied.len())
 }
+
+/// Migrates what is behind; one process at a time, the others wait and find it done. On SQLite the owner is
+/// alone.
+async fn migrate(db: &DatabaseConnection, dialect: Dialect) -> Result<(), StoreError> {
+    let failed = || StoreError::query("migrate");
+    if dialect == Dialect::Sqlite {
+        return Migrator::up(db, None).await.map_err(failed());
+    }
+    // Held by a transaction, so that it ends with this process, however that ends.
+    let turn = db.begin().await.map_err(failed())?;
+    // Nothing but silence is to be heard from it until the migrations are through.
+    turn.execute_unprepared("SET LOCAL idle_in_transaction_session_timeout = 0").await.map_err(failed())?;
+    turn.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({MIGRATING})")).await.map_err(failed())?;
+    // Whoever waited asks again what is left: `up` does.
+    let done = Migrator::up(db, None).await.map_err(failed());
+    turn.commit().await.map_err(failed())?;
+    done
+}
+
+/// The advisory lock of the process that migrates: "headwork" in ASCII.
+const MIGRATING: i64 = 0x6865_6164_776f_726b;
 
 async fn incarnation(db: &DatabaseConnection) -> Result<Incarnation, StoreError> {
     let sql = "SELECT value FROM installation WHERE name = 'incarnation'";

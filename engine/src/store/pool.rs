@@ -80,6 +80,15 @@ impl Pool {
         }
     }
 
+    /// Leaves all connections behind after SQLite failed to end a transaction: it may have rolled back by
+    /// itself (a full disk, an I/O error), and the connection then believes that it is in a transaction still.
+    /// What it begins next would be a part of one that nobody ever commits.
+    pub(super) async fn distrust(&self) {
+        if self.backend == DbBackend::Sqlite {
+            self.leave(self.generation().number).await;
+        }
+    }
+
     /// Leaves the connections of a generation behind, unless somebody else did.
     async fn leave(&self, number: u64) {
         let mut options = self.options.clone();
@@ -93,7 +102,7 @@ impl Pool {
         };
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         if current.number == number {
-            tracing::warn!("the database did not answer in time; its connections are left behind");
+            tracing::warn!("the connections to the database are left behind, and new ones opened");
             *current = Generation { number: number + 1, db: fresh };
         }
     }

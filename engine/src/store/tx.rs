@@ -19,6 +19,7 @@ use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, RuntimeErr, SqliteTransactionMode, Statement,
     TransactionOptions, Value,
 };
+use sea_orm::sqlx::sqlite::SqliteError;
 use uuid::Uuid;
 
 use super::dialect::Dialect;
@@ -180,12 +181,14 @@ impl Store {
                     lost = Some(output);
                     error
                 }
-                // The lost COMMIT arrived after all: this try met its own id.
-                Err(Failed::Error(error)) if is_own_id(&error) => match lost.take() {
-                    Some(output) => return Ok(output),
-                    None => return Err(error),
+                // The lost COMMIT may have arrived after all: this try met its own id, or rows of its own.
+                Err(Failed::Error(error)) => match lost.take() {
+                    Some(output) if is_own_id(&error) || self.was_committed(op_id).await? => return Ok(output),
+                    output => {
+                        lost = output;
+                        error
+                    }
                 },
-                Err(Failed::Error(error)) => error,
             };
             if tries >= MAX_TRIES || !(lost.is_some() || is_retryable(&error)) {
                 return Err(error);
@@ -204,7 +207,9 @@ impl Store {
             Ok(output) => output,
             Err(error) => {
                 // A failed rollback ends with the connection; the first error is the one that matters.
-                self.db.within(tx.inner.rollback()).await.ok();
+                if self.db.within(tx.inner.rollback()).await.flatten().is_err() {
+                    self.db.distrust().await;
+                }
                 return Err(Failed::Error(error));
             }
         };
@@ -214,7 +219,10 @@ impl Store {
                 Ok(output)
             }
             Err(source) if is_conflict(&source) => Err(Failed::Error(StoreError::Query { what: W::WHAT, source })),
-            Err(source) => Err(Failed::Unknown(output, StoreError::Query { what: W::WHAT, source })),
+            Err(source) => {
+                self.db.distrust().await;
+                Err(Failed::Unknown(output, StoreError::Query { what: W::WHAT, source }))
+            }
         }
     }
 
@@ -300,6 +308,22 @@ fn is_conflict(error: &DbErr) -> bool {
 fn is_own_id(error: &StoreError) -> bool {
     let StoreError::Query { source, .. } = error else { return false };
     database_error(source).is_some_and(|error| error.is_unique_violation() && error.message().contains("operation"))
+}
+
+/// Whether the database refused because of how it is itself: full, out of memory or connections, starting
+/// or going down, locked by somebody else. The same may go well later.
+pub(super) fn is_unwell(error: &DbErr) -> bool {
+    /// SQLITE_BUSY, _NOMEM, _IOERR, _FULL, _CANTOPEN.
+    const SQLITE: [i32; 5] = [5, 7, 10, 13, 14];
+    /// Connection exceptions, insufficient resources, operator intervention, system errors.
+    const POSTGRES: [&str; 4] = ["08", "53", "57", "58"];
+    let Some(error) = database_error(error) else { return false };
+    let code = error.code().unwrap_or_default();
+    match error.try_downcast_ref::<SqliteError>() {
+        // An extended code has the plain one in its low byte.
+        Some(_) => code.parse::<i32>().is_ok_and(|code| SQLITE.contains(&(code & 0xff))),
+        None => POSTGRES.iter().any(|class| code.starts_with(class)),
+    }
 }
 
 fn database_error(error: &DbErr) -> Option<&dyn sea_orm::sqlx::error::DatabaseError> {

@@ -20,7 +20,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-pub(crate) use process::Process;
 pub(crate) use world::{Kind, Tally, World};
 
 /// Runs a scenario on a database for a few seeds, or for as many as the environment says.

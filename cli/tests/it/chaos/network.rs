@@ -60,7 +60,7 @@ pub(crate) async fn f9_restarts(world: &mut World) {
                 runs.push(world.acknowledge(&new));
             }
         }
-        let pause = world.dice.within(50, 900);
+        let pause = world.dice.within(300, 1200);
         tokio::time::sleep(Duration::from_millis(pause)).await;
         let how = *world.dice.pick(&[Shutdown::Fast, Shutdown::Immediate]);
         world.cluster.as_mut().expect("a cluster").restart(how).expect("it comes back");

@@ -8,7 +8,7 @@ use engine::run::RunState;
 use testkit::{S3Fault, S3Server, SqliteLock, build_preload};
 
 use super::World;
-use super::dag::{INLINE, chain, head, inline_chain, task};
+use super::dag::{INLINE, chain, head, task};
 use super::world::{PATIENCE, TTL};
 
 /// A disk that a test can fill: the files below a folder, as a process with these variables sees them.

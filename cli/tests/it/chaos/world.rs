@@ -29,7 +29,7 @@ use crate::bench::Bench;
 pub(crate) const TTL: Duration = Duration::from_secs(3);
 
 /// Longer than anything takes that does not hang, on a machine with other things to do.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(25);
 
 /// Which database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,7 +192,7 @@ impl World {
             logical_time: SystemClock.now(),
             interval: None,
         };
-        let read = |path: &std::path::Path| std::fs::read_to_string(path);
+        let read = |path: &Path| std::fs::read_to_string(path);
         prepare(request, &self.kinds, &self.bench.path("dags"), &read).expect("a run that can be made")
     }
 
