@@ -28,8 +28,6 @@ use crate::task::ErrorClass;
 const GROUP_COMMIT_WAIT: Duration = Duration::from_millis(2);
 /// How many finishes are written together at the most.
 const GROUP_COMMIT_ITEMS: usize = 256;
-/// Tries to report a finish while the database is away, before the lease would end anyway.
-const REPORT_TRIES: u32 = 5;
 /// How often the store is asked what may start: the truth, where a notification was lost.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -249,7 +247,7 @@ impl Dispatcher {
         let claims = match self.environment.store.claim(&request).await {
             Ok(claims) => claims,
             // The next look tries again; the heartbeat decides whether this session lives on.
-            Err(error) if error.is_unavailable() => {
+            Err(error) if error.is_passing() => {
                 tracing::warn!(%error, "can not claim");
                 self.may_claim = false;
                 return Ok(());
@@ -354,15 +352,14 @@ impl Dispatcher {
         }
     }
 
-    /// Writes the finishes; while the database is away, tries again until the lease would end.
+    /// Writes the finishes; while the database is away, tries again until the lease is lost, which whoever
+    /// called the dispatcher sees.
     async fn finish(&self, finishes: &[Finish], next: Option<&Next>) -> Result<Finished, StoreError> {
-        let mut tries = 0;
         loop {
             match self.environment.store.finish(finishes, next).await {
-                Err(error) if error.is_unavailable() && tries < REPORT_TRIES => {
-                    tries += 1;
-                    tracing::warn!(%error, tries, "can not report finished attempts; trying again");
-                    tokio::time::sleep(self.environment.settings.lease_ttl / 10).await;
+                Err(error) if error.is_unavailable() => {
+                    tracing::warn!(%error, "can not report finished attempts; trying again");
+                    tokio::time::sleep(self.environment.settings.lease_ttl / 20).await;
                 }
                 result => return result,
             }
@@ -413,8 +410,17 @@ impl Dispatcher {
     }
 
     async fn wake_retries(&mut self) -> Result<(), StoreError> {
-        let (due, now) = self.environment.store.wake_retries(&self.scope).await?;
         self.retry_due = None;
+        let (due, now) = match self.environment.store.wake_retries(&self.scope).await {
+            Ok(found) => found,
+            // The next look finds out again when it is due.
+            Err(error) if error.is_passing() => {
+                tracing::warn!(%error, "can not wake what waited for its retry");
+                self.retry_due = Some(tokio::time::Instant::now() + POLL);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         self.set_retry_due(due, now);
         self.may_claim = true;
         Ok(())

@@ -192,7 +192,7 @@ impl ExecutorError {
     fn is_passing(&self) -> bool {
         match self {
             // Away for a while, or in conflict with others for too long: neither is a reason to stop working.
-            Self::Store(error) => error.is_unavailable() || matches!(error, StoreError::Query { .. }),
+            Self::Store(error) => error.is_passing(),
             Self::LeaseLost => true,
             Self::Stalled { .. } => false,
         }

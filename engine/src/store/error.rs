@@ -133,6 +133,11 @@ impl StoreError {
         Self::Query { what: "pass a failpoint", source }
     }
 
+    /// Whether the same may go well in a moment: the store is away, or others were in the way for too long.
+    pub fn is_passing(&self) -> bool {
+        self.is_unavailable() || matches!(self, Self::Query { .. })
+    }
+
     /// Whether the store can not be reached, as opposed to refusing something (exit code 5).
     pub fn is_unavailable(&self) -> bool {
         match self {

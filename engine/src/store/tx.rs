@@ -106,6 +106,9 @@ impl Tx {
     /// Runs changes that do not depend on one another, and leaves the operation's id beside them, in one
     /// round trip: on Postgres as parts of one statement, on SQLite as statements in one text.
     pub(super) async fn all_of(&self, mut parts: Vec<Part>) -> Result<(), StoreError> {
+        if parts.is_empty() && self.has_left_id.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         if !self.has_left_id.swap(true, Ordering::Relaxed) {
             parts.push(Part {
                 what: OPERATION,
@@ -171,7 +174,7 @@ impl Store {
         let mut tries = 0;
         loop {
             tries += 1;
-            let error = match self.attempt(change, op_id).await {
+            let error = match self.attempt(change, op_id, lost.is_some()).await {
                 Ok(output) => return Ok(output),
                 Err(Failed::Unknown(output, error)) => {
                     tracing::warn!(%error, %op_id, "the answer to a COMMIT was lost; looking it up");
@@ -200,9 +203,23 @@ impl Store {
         }
     }
 
-    async fn attempt<W: Write>(&self, change: &W, op_id: OpId) -> Result<W::Output, Failed<W::Output>> {
+    /// One try. After a lost COMMIT it leaves the id whatever it changes: so it waits for a COMMIT that is
+    /// still on its way, and meets it.
+    async fn attempt<W: Write>(
+        &self,
+        change: &W,
+        op_id: OpId,
+        leaves_id: bool,
+    ) -> Result<W::Output, Failed<W::Output>> {
         let tx = self.begin(W::WHAT, op_id).await.map_err(Failed::Error)?;
-        let applied = self.db.within(change.apply(&tx)).await;
+        let applying = async {
+            let output = change.apply(&tx).await?;
+            if leaves_id {
+                tx.all_of(Vec::new()).await?;
+            }
+            Ok(output)
+        };
+        let applied = self.db.within(applying).await;
         let output = match applied.map_err(StoreError::query(W::WHAT)).flatten() {
             Ok(output) => output,
             Err(error) => {

@@ -183,13 +183,19 @@ pub(crate) async fn f6_stop_past_the_lease(world: &mut World) {
 /// F8: two workers that are alike in everything, name included: one is killed, none harms the other.
 pub(crate) async fn f8_two_workers_of_one_name(world: &mut World) {
     world.dag(&chain(world, "chain", 3));
+    world.dag(&[head("pooled"), task(world, "p", "pool = \"narrow\"", "sleep 0.2")].concat());
+    world.bench.write("dags/tenants/small.toml", "[tenant]\nid = \"small\"\nquotas = { running_tasks = 1 }\n");
+    world.bench.write("headworks.toml", "[pools]\nnarrow = 1\n");
     let one = world.launch("worker", &[("HOSTNAME", "same")]);
     let two = world.launch("worker", &[("HOSTNAME", "same")]);
     world.process(one).until_says("working for", PATIENCE).await;
     world.process(two).until_says("working for", PATIENCE).await;
+    // A tenant's quota and a pool, which no moment may exceed.
+    world.sample();
     let mut runs = Vec::new();
-    for _ in 0..6 {
-        runs.push(world.submit("chain").await);
+    for _ in 0..4 {
+        runs.push(world.submit_for("chain", "small").await);
+        runs.push(world.submit("pooled").await);
     }
     let victim = if world.dice.happens(500) { one } else { two };
     let moment = world.dice.within(0, 300);

@@ -107,7 +107,7 @@ pub(crate) async fn f25_fan_in(world: &mut World) {
     world.dag(&[head("wide"), task(world, "w", &keys, ":"), task(world, "z", "needs = [\"w\"]", ":")].concat());
     let stores = stores(world, 4).await;
     let session = session(&stores[0], HOUR).await;
-    for _ in 0..if super::is_long() { 40 } else { 10 } {
+    for _ in 0..5 {
         let run = world.submit("wide").await;
         let claims = stores[0].claim(&claims_of(session, &run, 99)).await.expect("claims");
         assert_eq!(claims.len(), 64);
@@ -132,7 +132,7 @@ pub(crate) async fn f25_pairs(world: &mut World) {
     world.dag(&[head("one"), task(world, "a", "retries = 2", ":")].concat());
     let stores = stores(world, 2).await;
     let (one, two) = (Arc::clone(&stores[0]), Arc::clone(&stores[1]));
-    for round in 0..if super::is_long() { 1000 } else { 60 } {
+    for round in 0..if super::is_long() { 150 } else { 60 } {
         let run = world.submit("one").await;
         let ttl = if round % 3 == 2 { Duration::from_millis(120) } else { HOUR };
         let holder = session(&one, ttl).await;
@@ -207,7 +207,7 @@ pub(crate) async fn f20_clocks(world: &mut World) {
 
 /// F29: one tenant has a storm of ready tasks, another one: it starts at once.
 pub(crate) async fn f29_storm(world: &mut World) {
-    let runs = if super::is_long() { 10 } else { 2 };
+    let runs = 2;
     let numbers: Vec<_> = (0..10_000).map(|n| n.to_string()).collect();
     let matrix = format!("matrix = {{ n = [{}] }}", numbers.join(", "));
     let toml = format!(
