@@ -20,7 +20,7 @@ const USAGE: &str = "\
 cargo xtask <command>
 
   test [-- ARGS]   every test, against SQLite and an ephemeral Postgres; ARGS go to cargo nextest run
-  chaos [--seeds N] [--first SEED] [--scenario F1] [--store sqlite|postgres]
+  chaos [--seeds N] [--first SEED] [--scenario F1] [--store sqlite|postgres] [--out FILE.md|FILE.json]
                    the chaos scenarios with many seeds, and a table of what came of them
   verify           what a commit needs: format, clippy, tests, docs
   tidy             the house rules alone (docs/architecture.md), in a second

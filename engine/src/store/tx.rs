@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use sea_orm::sqlx::sqlite::SqliteError;
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, RuntimeErr, SqliteTransactionMode, Statement,
     TransactionOptions, Value,
 };
-use sea_orm::sqlx::sqlite::SqliteError;
 use uuid::Uuid;
 
 use super::dialect::Dialect;
@@ -327,19 +327,31 @@ fn is_own_id(error: &StoreError) -> bool {
     database_error(source).is_some_and(|error| error.is_unique_violation() && error.message().contains("operation"))
 }
 
-/// Whether the database refused because of how it is itself: full, out of memory or connections, starting
-/// or going down, locked by somebody else. The same may go well later.
+/// Whether the database could not be heard, or refused because of how it is itself: full, out of memory or
+/// connections, starting or going down, locked by others for too long. The same may go well later.
 pub(super) fn is_unwell(error: &DbErr) -> bool {
     /// SQLITE_BUSY, _NOMEM, _IOERR, _FULL, _CANTOPEN.
     const SQLITE: [i32; 5] = [5, 7, 10, 13, 14];
-    /// Connection exceptions, insufficient resources, operator intervention, system errors.
-    const POSTGRES: [&str; 4] = ["08", "53", "57", "58"];
-    let Some(error) = database_error(error) else { return false };
+    /// Connection exceptions, conflicts, insufficient resources, locks, operator intervention, system errors.
+    const POSTGRES: [&str; 6] = ["08", "40", "53", "55", "57", "58"];
+    let Some(error) = database_error(error) else { return is_line(error) };
     let code = error.code().unwrap_or_default();
     match error.try_downcast_ref::<SqliteError>() {
         // An extended code has the plain one in its low byte.
         Some(_) => code.parse::<i32>().is_ok_and(|code| SQLITE.contains(&(code & 0xff))),
         None => POSTGRES.iter().any(|class| code.starts_with(class)),
+    }
+}
+
+/// Whether the line to the database broke, in the middle of a statement or before it.
+fn is_line(error: &DbErr) -> bool {
+    use sea_orm::sqlx::Error;
+    match error {
+        DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => matches!(
+            **error,
+            Error::Io(_) | Error::Tls(_) | Error::Protocol(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed
+        ),
+        _ => false,
     }
 }
 

@@ -180,6 +180,38 @@ pub(crate) async fn f6_stop_past_the_lease(world: &mut World) {
     world.until_succeeded(&[again], PATIENCE).await;
 }
 
+/// F7: two schedulers' chores, one process stopped in the middle of them and continued. A lost attempt is
+/// lost once, and what the stopped one still had in mind changes nothing.
+pub(crate) async fn f7_two_schedulers(world: &mut World) {
+    world.dag(&steps(world));
+    let victim = world.start("worker-a", &[]).await;
+    let run = world.submit("steps").await;
+    world.ledger.until(PATIENCE, |it| it.task == "b" && it.phase == "start").await;
+    // Half of them are stopped where it hurts most: with the lost attempts' rows locked.
+    let place = if world.seed.is_multiple_of(2) { "reap.after_select=1*sleep(1500)" } else { "" };
+    let stopped = world.start("serve-a", &[("FAILPOINTS", place)]).await;
+    world.start("serve-b", &[]).await;
+    world.process(victim).kill();
+    if place.is_empty() {
+        let moment = world.dice.within(2000, 3600);
+        tokio::time::sleep(Duration::from_millis(moment)).await;
+    } else {
+        world.until_said(&["serve-a", "serve-b"], &["reap.after_select", "the worker is gone"]).await;
+    }
+    world.process(stopped).signal(Signal::SIGSTOP);
+    world.ledger.until(PATIENCE, |it| it.task == "b" && it.attempt == 2).await;
+    let moment = world.dice.within(0, 1500);
+    tokio::time::sleep(Duration::from_millis(moment)).await;
+    world.process(stopped).signal(Signal::SIGCONT);
+    world.open_gate("go");
+    world.until_succeeded(std::slice::from_ref(&run), PATIENCE).await;
+    // The stopped process may have held an attempt itself.
+    let ended = world.attempts(&run, "b");
+    let (last, before) = ended.split_last().expect("attempts");
+    assert_eq!(last, "succeeded");
+    assert!(before.iter().all(|state| state == "lost") && before.len() <= 2, "{ended:?}");
+}
+
 /// F8: two workers that are alike in everything, name included: one is killed, none harms the other.
 pub(crate) async fn f8_two_workers_of_one_name(world: &mut World) {
     world.dag(&chain(world, "chain", 3));

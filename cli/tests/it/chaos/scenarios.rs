@@ -20,6 +20,7 @@ scenarios! {
     f5_postgres: "F5" on Postgres, 1, crashes::f5_kill_a_server_at_every_failpoint;
     f5_reaper_postgres: "F5" on Postgres, 1, crashes::f5_kill_the_reaper;
     f6_postgres: "F6" on Postgres, 2, crashes::f6_stop_past_the_lease;
+    f7_postgres: "F7" on Postgres, 2, crashes::f7_two_schedulers;
     f8_postgres: "F8" on Postgres, 1, crashes::f8_two_workers_of_one_name;
     f9_postgres: "F9" on OwnPostgres, 1, network::f9_restarts;
     f10_postgres: "F10" on OwnPostgres, 1, network::f10_kill_the_database;

@@ -248,6 +248,19 @@ impl World {
         self.processes.iter_mut().find(|process| process.pid() == pid).expect("one of ours")
     }
 
+    /// Waits until one of the processes has said one of the words.
+    pub(crate) async fn until_said(&self, names: &[&str], words: &[&str]) {
+        let deadline = Instant::now() + PATIENCE;
+        let has_said = |process: &Process| {
+            let said = process.said();
+            names.contains(&process.name()) && words.iter().any(|word| said.contains(word))
+        };
+        while !self.processes.iter().any(has_said) {
+            assert!(Instant::now() < deadline, "none of {names:?} said any of {words:?}");
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// Runs SQL on Postgres.
     pub(crate) fn sql(&self, sql: &str) -> String {
         self.database.as_ref().expect("a Postgres database").query(sql).expect(sql)
