@@ -159,6 +159,10 @@ uuid_id!(
     RunId, "run id"
 );
 uuid_id!(
+    /// Names a backfill (UUID version 7: sorts by creation).
+    BackfillId, "backfill id"
+);
+uuid_id!(
     /// Names a worker process's session; drawn at its start, never derived from a host.
     SessionId, "session id"
 );

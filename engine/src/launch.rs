@@ -1,7 +1,7 @@
 //! From a DAG, a tenant and what a caller asked for to a run that can be created: parameters
 //! resolved, documents read and pinned.
 //!
-//! Called by the CLI, later by whatever creates runs. Decides nothing about states and writes
+//! Called by the CLI and by the scheduler's chores. Decides nothing about states and writes
 //! nothing; the text of a document comes through a closure, so that the caller says where it is read.
 
 use std::path::{Path, PathBuf};
@@ -36,6 +36,10 @@ pub struct Request {
     pub logical_time: Micros,
     /// The data interval, half-open.
     pub interval: Option<(Micros, Micros)>,
+    /// Among queued runs the least starts first; `None` = in the order of what they are about.
+    pub queue_rank: Option<i64>,
+    /// A queued run does not start before; 0 = at once.
+    pub start_at: Micros,
 }
 
 /// Why a run can not be created as asked.
@@ -136,8 +140,36 @@ pub fn prepare(
         tenant_params: scope.tenant,
         logical_time: request.logical_time,
         interval: request.interval,
+        queue_rank: request.queue_rank.unwrap_or(request.logical_time),
+        start_at: request.start_at,
         documents,
     })
+}
+
+/// [`prepare`] with what a process always hands it: for whoever makes runs without a person.
+#[derive(Clone)]
+pub struct Launcher {
+    catalog: Arc<dyn KindCatalog + Send + Sync>,
+    dags: PathBuf,
+    read: Arc<ReadDocument>,
+}
+
+/// Reads a document's text.
+pub type ReadDocument = dyn Fn(&Path) -> std::io::Result<String> + Send + Sync;
+
+impl Launcher {
+    /// A launcher over a project: its kinds, the folder of its DAGs, and how a document is read.
+    pub fn new(catalog: Arc<dyn KindCatalog + Send + Sync>, dags: PathBuf, read: Arc<ReadDocument>) -> Self {
+        Self { catalog, dags, read }
+    }
+
+    /// As [`prepare`].
+    ///
+    /// # Errors
+    /// As [`prepare`].
+    pub fn prepare(&self, request: Request) -> Result<NewRun, LaunchError> {
+        prepare(request, self.catalog.as_ref(), &self.dags, &|path| (self.read)(path))
+    }
 }
 
 struct Pinning<'a> {

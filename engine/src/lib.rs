@@ -14,6 +14,7 @@ pub mod launch;
 pub mod plan;
 pub mod registry;
 pub mod run;
+pub mod schedule;
 pub mod scheduler;
 pub mod store;
 pub mod task;

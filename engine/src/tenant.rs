@@ -31,6 +31,19 @@ pub struct TenantSpec {
 }
 
 impl TenantSpec {
+    /// Its parameters for a DAG: those written for the DAG over those for all.
+    pub fn params_for(&self, dag: &DagId) -> Map<String, Value> {
+        let mut params = self.parameters.clone();
+        let own = self.dags.get(dag).and_then(|table| table.get("params")).and_then(Value::as_object);
+        params.extend(own.into_iter().flatten().map(|(name, value)| (name.clone(), value.clone())));
+        params
+    }
+
+    /// Its own keys over a DAG's `[schedule]`.
+    pub fn schedule_for(&self, dag: &DagId) -> Option<&Value> {
+        self.dags.get(dag)?.get("schedule")
+    }
+
     /// Whether the tenant takes a DAG.
     pub fn takes(&self, dag: &DagId) -> bool {
         self.dags.contains_key(dag)

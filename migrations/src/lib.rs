@@ -5,6 +5,7 @@
 //! released is never edited; a new one is appended to [`Migrator::migrations`].
 
 mod m0001_initial;
+mod m0002_schedules;
 
 use sea_orm_migration::prelude::*;
 
@@ -15,6 +16,6 @@ pub struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_initial::Migration)]
+        vec![Box::new(m0001_initial::Migration), Box::new(m0002_schedules::Migration)]
     }
 }

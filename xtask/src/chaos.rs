@@ -82,11 +82,8 @@ fn parse(arguments: &[&str]) -> Result<Campaign, String> {
             "--first" => campaign.first = number()?,
             "--scenario" => campaign.scenario = Some(value.to_ascii_lowercase()),
             "--store" if ["sqlite", "postgres"].contains(value) => campaign.store = Some((*value).to_owned()),
-            _ => {
-                return Err(format!(
-                    "{word} {value}: use --seeds N, --first SEED, --scenario F1, --store sqlite|postgres"
-                ));
-            }
+            "--out" => campaign.out = Some((*value).to_owned()),
+            _ => return Err(format!("{word} {value}: {USE}")),
         }
     }
     Ok(campaign)

@@ -77,11 +77,13 @@ async fn create(session: &Session<'_>, args: &RunArgs) -> Result<(Arc<Store>, Te
         dag: Arc::clone(&dag),
         kind: RunKind::Manual,
         tenant: chosen.id.clone(),
-        tenant_params: chosen.parameters.clone(),
+        tenant_params: chosen.params_for(&dag.id),
         params,
         seed: args.seed,
-        logical_time: interval.map_or_else(|| SystemClock.now(), |(start, _)| start),
+        logical_time: interval.map_or_else(|| SystemClock.now(), |(_, end)| end),
         interval,
+        queue_rank: None,
+        start_at: 0,
     };
     let read = |path: &Path| std::fs::read_to_string(path);
     let new = prepare(request, session.project.kinds(), session.project.dags(), &read)?;

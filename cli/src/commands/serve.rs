@@ -63,6 +63,8 @@ async fn work(
         reap: Duration::from_secs_f64(config.reap_seconds),
         expire: Duration::from_secs_f64(config.reap_seconds),
         reconcile: Duration::from_secs_f64(config.reconcile_seconds),
+        tick: Duration::from_secs_f64(config.tick_seconds),
+        watch: Duration::from_secs_f64(config.watch_seconds),
         lease_ttl: settings.lease_ttl,
     };
     let stop = CancellationToken::new();

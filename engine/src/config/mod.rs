@@ -109,12 +109,16 @@ pub struct SchedulerConfig {
     pub reap_seconds: f64,
     /// Seconds between two looks for runs that nothing moves.
     pub reconcile_seconds: f64,
+    /// Seconds between two looks for what is due and what may start.
+    pub tick_seconds: f64,
+    /// Seconds between two looks at deadlines.
+    pub watch_seconds: f64,
 }
 
 impl Default for SchedulerConfig {
     fn default() -> Self {
         // With a lease of 60 s an orphan runs again after 75 s at the latest.
-        Self { reap_seconds: 10.0, reconcile_seconds: 30.0 }
+        Self { reap_seconds: 10.0, reconcile_seconds: 30.0, tick_seconds: 1.0, watch_seconds: 10.0 }
     }
 }
 
@@ -263,6 +267,8 @@ impl Config {
             ("executor.drain_grace_seconds", self.executor.drain_grace_seconds, 0.0),
             ("scheduler.reap_seconds", self.scheduler.reap_seconds, 0.01),
             ("scheduler.reconcile_seconds", self.scheduler.reconcile_seconds, 0.01),
+            ("scheduler.tick_seconds", self.scheduler.tick_seconds, 0.01),
+            ("scheduler.watch_seconds", self.scheduler.watch_seconds, 0.01),
         ];
         for (key, value, least) in seconds {
             // Written so that NaN fails too; a day is more than any lease or grace should last.

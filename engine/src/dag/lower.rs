@@ -184,6 +184,7 @@ fn build(
         description: spec.description,
         tags: spec.tags,
         max_active_runs: spec.max_active_runs,
+        overlap: spec.overlap,
         deadline: spec.deadline,
         schedule: spec.schedule,
         params: spec.params,

@@ -6,7 +6,7 @@
 
 mod bind;
 mod diagnostic;
-mod duration;
+
 mod graph;
 pub(crate) mod json;
 mod kind;
@@ -18,6 +18,7 @@ mod policy;
 pub(crate) mod read;
 mod references;
 mod schedule_shape;
+
 mod schema;
 pub mod show;
 pub(crate) mod spec;
@@ -36,6 +37,7 @@ pub use diagnostic::{Diagnostic, DiagnosticRow, Diagnostics, Severity};
 pub use kind::{InputSpec, KindCatalog, KindInfo, OutputSpec, ParamProblem};
 pub use limits::{MAX_DEPTH, MAX_EDGES, MAX_MATRIX_ELEMENTS, MAX_SOURCE_BYTES, MAX_TASKS};
 pub use lower::{lower, lower_bytes};
+pub use schedule_shape::Arrival;
 pub use trigger::{TriggerRule, UpstreamCounts, Verdict};
 
 use crate::id::{ArtifactName, DagId, Digest, TaskId};
@@ -55,6 +57,8 @@ pub struct Dag {
     pub tags: Vec<String>,
     /// Runs of one tenant that may be active at once.
     pub max_active_runs: Option<u32>,
+    /// What happens to a scheduled run that comes due while as many as may are active.
+    pub overlap: Overlap,
     /// By when, after its start, a run should have ended.
     pub deadline: Option<Duration>,
     /// The declared schedule, as JSON; read by `schedule`.
@@ -81,6 +85,37 @@ impl Dag {
     /// Tasks in the file's order.
     pub fn tasks(&self) -> impl Iterator<Item = &Task> {
         self.graph.node_weights()
+    }
+}
+
+/// What happens to a run that comes due while `max_active_runs` of its tenant and DAG are active.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overlap {
+    /// It waits for its turn.
+    #[default]
+    Queue,
+    /// It is canceled before it starts; the list of runs shows it.
+    Skip,
+    /// The older ones are canceled, and it starts once they have ended.
+    CancelOlder,
+}
+
+impl Overlap {
+    /// The words in TOML.
+    pub const WORDS: [&str; 3] = ["queue", "skip", "cancel_older"];
+
+    /// The word in TOML and in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Skip => "skip",
+            Self::CancelOlder => "cancel_older",
+        }
+    }
+
+    /// The policy of a word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Queue, Self::Skip, Self::CancelOlder].into_iter().find(|it| it.as_str() == word)
     }
 }
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Diagnostic, Diagnostics, Severity, duration, limits, suggest};
+use super::{Diagnostic, Diagnostics, Severity, limits, suggest};
+use crate::schedule::duration;
 
 /// More mistakes than this are not read by anybody, and cost memory.
 const MAX_DIAGNOSTICS: usize = 500;
@@ -58,6 +59,11 @@ impl<'s> Sink<'s> {
     /// Whether the file can not be accepted.
     pub(crate) fn has_errors(&self) -> bool {
         self.items.iter().any(|item| item.severity == Severity::Error)
+    }
+
+    /// How many mistakes were noted so far.
+    pub(crate) fn errors(&self) -> usize {
+        self.items.iter().filter(|item| item.severity == Severity::Error).count()
     }
 
     /// Whether the text is not TOML; what the file means as a whole can not be judged then.

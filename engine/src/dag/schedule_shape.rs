@@ -1,23 +1,25 @@
 //! The shape of `[schedule]`: known keys of the right types, kept as JSON.
 //!
-//! Called by `spec`. What a schedule means, whether its time zone exists and when it fires is the
-//! business of the scheduler's own module, which reads the JSON.
+//! Called by `spec`. What a schedule means is `schedule`'s business: it reads the JSON here once, so that
+//! what it can not mean is a diagnostic with its place, and again whenever a run may be due.
 
 use serde_json::Value;
 
 use super::Diagnostic;
 use super::json::to_json;
 use super::read::{Section, Sink, brief};
-use crate::id::TaskId;
+use crate::id::{ArtifactName, DagId, TaskId};
+use crate::schedule::{Schedule, check, lint};
 
-const KEYS: [&str; 9] =
-    ["cron", "every", "timezone", "dst", "catchup", "catchup_window", "calendars", "jitter", "tenants"];
+const KEYS: [&str; 10] =
+    ["cron", "every", "on", "timezone", "dst", "catchup", "catchup_window", "calendars", "jitter", "tenants"];
 
-/// Names that cron knows for common rules.
-const NAMED: [&str; 7] = ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
+/// Years in which fire times are held against changes of the clock.
+const LINTED_YEARS: std::ops::RangeInclusive<i64> = 2026..=2030;
 
 /// Checks the section and yields it as JSON.
 pub(crate) fn read(section: &Section<'_, '_>, root: &Section<'_, '_>, sink: &mut Sink<'_>) -> Value {
+    let before = sink.errors();
     section.allow(&KEYS, sink);
     read_rule(section, sink);
     read_timezone(section, sink);
@@ -44,47 +46,127 @@ pub(crate) fn read(section: &Section<'_, '_>, root: &Section<'_, '_>, sink: &mut
             super::read::one_of(&tenants.path("status"), word, &["trial", "active", "suspended"], span, sink);
         }
     }
-    root.get("schedule").map_or(Value::Null, |node| to_json("schedule", node, sink))
+    let on = read_on(section, sink);
+    let json = root.get("schedule").map_or(Value::Null, |node| to_json("schedule", node, sink));
+    if !on && sink.errors() == before && !sink.is_broken() {
+        check_meaning(section, root, &json, sink);
+    }
+    json
+}
+
+/// `on`: what arrives in place of a moment. Returns whether it is there.
+fn read_on(section: &Section<'_, '_>, sink: &mut Sink<'_>) -> bool {
+    let Some(on) = section.section("on", sink) else { return false };
+    on.allow(&["dags", "artifacts", "mode", "within"], sink);
+    on.one_of("mode", &["all", "any"], sink);
+    on.duration("within", sink);
+    let dags = on.texts("dags", sink);
+    for (name, span) in &dags {
+        if let Err(error) = DagId::parse(name) {
+            super::spec::bad_id(&error, span.clone(), sink);
+        }
+    }
+    let artifacts = on.texts("artifacts", sink);
+    for (name, span) in &artifacts {
+        if Arrival::parse(name).is_none() {
+            let message = format!("{:?} names no artifact", brief(name));
+            sink.push(
+                Diagnostic::error("dag::bad_schedule", span.clone(), message)
+                    .label("not dag/task/name")
+                    .help("write \"retail_demand/ingest/sales\": the DAG, the task, the artifact"),
+            );
+        }
+    }
+    if dags.is_empty() && artifacts.is_empty() {
+        sink.push(
+            Diagnostic::error("dag::bad_schedule", section.key_span("on"), "`on` waits for nothing")
+                .label("for what?")
+                .help("add dags = [\"prices\"] or artifacts = [\"prices/ingest/prices\"]"),
+        );
+    }
+    true
+}
+
+/// An artifact that a schedule waits for: `dag/task/name`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arrival {
+    /// The DAG that makes it.
+    pub dag: DagId,
+    /// The task.
+    pub task: TaskId,
+    /// Its name.
+    pub name: ArtifactName,
+}
+
+impl Arrival {
+    /// Reads `dag/task/name`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('/');
+        let (dag, task, name) = (parts.next()?, parts.next()?, parts.next()?);
+        if parts.next().is_some() {
+            return None;
+        }
+        Some(Self {
+            dag: DagId::parse(dag).ok()?,
+            task: TaskId::parse(task).ok()?,
+            name: ArtifactName::parse(name).ok()?,
+        })
+    }
+}
+
+/// What has the right shape and can not be meant: a zone that is not there, a rule that never fires.
+fn check_meaning(section: &Section<'_, '_>, root: &Section<'_, '_>, json: &Value, sink: &mut Sink<'_>) {
+    let span_of = |key: &str| {
+        let pointer: Vec<String> = key.split('.').skip(1).map(str::to_owned).collect();
+        root.get("schedule").map_or_else(|| section.span.clone(), |node| super::json::span_at(node, &pointer))
+    };
+    match Schedule::from_json(json) {
+        Err(error) => {
+            let message = format!("{} {}", error.key, error.problem);
+            sink.push(
+                Diagnostic::error("dag::bad_schedule", span_of(&error.key), message).label("here").help(error.help),
+            );
+        }
+        Ok(schedule) => {
+            for found in lint(&schedule, LINTED_YEARS) {
+                let span = span_of(if json.get("cron").is_some() { "schedule.cron" } else { "schedule.every" });
+                sink.push(
+                    Diagnostic::warning(found.code(), span, found.to_string()).label("this rule").help(found.help()),
+                );
+            }
+        }
+    }
 }
 
 fn read_rule(section: &Section<'_, '_>, sink: &mut Sink<'_>) {
     let cron = section.text("cron", sink);
     section.duration("every", sink);
-    match (section.get("cron").is_some(), section.get("every").is_some()) {
-        (true, true) => sink.push(
-            Diagnostic::error("dag::bad_schedule", section.key_span("every"), "a schedule has both cron and every")
-                .label("and `cron` is there too")
-                .help("keep one of the two"),
-        ),
-        (false, false) => sink.push(
-            Diagnostic::error("dag::bad_schedule", section.span.clone(), "a schedule has neither cron nor every")
+    let given: Vec<&str> = ["cron", "every", "on"].into_iter().filter(|key| section.get(key).is_some()).collect();
+    match given.as_slice() {
+        [_] => {}
+        [] => sink.push(
+            Diagnostic::error("dag::bad_schedule", section.span.clone(), "a schedule has neither cron, every nor on")
                 .label("when?")
                 .help("add cron = \"15 2 * * *\" or every = \"1h\", or leave [schedule] out"),
         ),
-        _ => {}
+        [first, second, ..] => sink.push(
+            Diagnostic::error(
+                "dag::bad_schedule",
+                section.key_span(second),
+                format!("a schedule has both {first} and {second}"),
+            )
+            .label(format!("and `{first}` is there too"))
+            .help("keep one of them"),
+        ),
     }
     if let Some((text, span)) = cron
-        && let Err(reason) = check_cron(text)
+        && let Err(error) = check(text)
     {
         sink.push(
-            Diagnostic::error("dag::bad_schedule", span, format!("schedule.cron = {:?}: {reason}", brief(text)))
+            Diagnostic::error("dag::bad_schedule", span, format!("schedule.cron = {:?}: {error}", brief(text)))
                 .label("not a cron rule")
-                .help("minute hour day month weekday, such as \"15 2 * * *\"; six fields begin with seconds, seven end with a year"),
+                .help(error.help),
         );
-    }
-}
-
-fn check_cron(text: &str) -> Result<(), String> {
-    if text.starts_with('@') {
-        return if NAMED.contains(&text) { Ok(()) } else { Err(format!("the names are {}", NAMED.join(", "))) };
-    }
-    let fields = text.split_whitespace().count();
-    if !(5..=7).contains(&fields) {
-        return Err(format!("it has {fields} fields, not 5 to 7"));
-    }
-    match text.chars().find(|&c| !(c.is_ascii_alphanumeric() || " \t*/,-?#".contains(c))) {
-        Some(odd) => Err(format!("{odd:?} means nothing in cron")),
-        None => Ok(()),
     }
 }
 

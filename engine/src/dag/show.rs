@@ -9,7 +9,8 @@ use petgraph::graph::NodeIndex;
 use petgraph::visit::EdgeRef;
 use serde_json::{Value, json};
 
-use super::{Dag, Isolation, RetryPolicy, Task, TriggerRule, duration};
+use super::{Dag, Isolation, RetryPolicy, Task, TriggerRule};
+use crate::schedule::duration;
 
 /// Values of an axis that are written out in text.
 const VALUES_SHOWN: usize = 8;
@@ -141,6 +142,7 @@ pub fn json(dag: &Dag) -> Value {
         "description": dag.description,
         "tags": dag.tags,
         "max_active_runs": dag.max_active_runs,
+        "overlap": dag.overlap.as_str(),
         "deadline": dag.deadline.map(|limit| limit.as_secs_f64()),
         "schedule": dag.schedule,
         "params": params.collect::<serde_json::Map<_, _>>(),

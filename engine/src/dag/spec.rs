@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::json::to_json;
 use super::policy::{self, Policies};
 use super::read::{Node, Section, Sink, brief, wrong_type};
-use super::{Diagnostic, Isolation, ParamSpec, TriggerRule, limits, params, schedule_shape, suggest};
+use super::{Diagnostic, Isolation, Overlap, ParamSpec, TriggerRule, limits, params, schedule_shape, suggest};
 use crate::id::{DagId, IdError, TaskId};
 
 /// A DAG as written.
@@ -22,6 +22,7 @@ pub(crate) struct DagSpec<'t, 'i> {
     pub(crate) description: String,
     pub(crate) tags: Vec<String>,
     pub(crate) max_active_runs: Option<u32>,
+    pub(crate) overlap: Overlap,
     pub(crate) deadline: Option<Duration>,
     pub(crate) schedule: Option<Value>,
     pub(crate) params: IndexMap<String, ParamSpec>,
@@ -95,6 +96,7 @@ pub(crate) fn read<'t, 'i>(file: &str, root: &Section<'t, 'i>, sink: &mut Sink<'
         description: String::new(),
         tags: Vec::new(),
         max_active_runs: None,
+        overlap: Overlap::default(),
         deadline: None,
         schedule: root.section("schedule", sink).map(|section| schedule_shape::read(&section, root, sink)),
         params: root.section("params", sink).map(|section| params::read(&section, sink)).unwrap_or_default(),
@@ -139,11 +141,12 @@ fn check_count(tasks: &Section<'_, '_>, sink: &mut Sink<'_>) -> bool {
 }
 
 fn read_heading(file: &str, section: &Section<'_, '_>, spec: &mut DagSpec<'_, '_>, sink: &mut Sink<'_>) {
-    section.allow(&["id", "description", "tags", "max_active_runs", "deadline"], sink);
+    section.allow(&["id", "description", "tags", "max_active_runs", "overlap", "deadline"], sink);
     spec.id = read_id(file, section, sink);
     spec.description = section.text("description", sink).map(|(text, _)| text.to_owned()).unwrap_or_default();
     spec.tags = section.texts("tags", sink).into_iter().map(|(tag, _)| tag.to_owned()).collect();
     spec.max_active_runs = count(section, "max_active_runs", sink);
+    spec.overlap = section.one_of("overlap", &Overlap::WORDS, sink).and_then(Overlap::parse).unwrap_or_default();
     spec.deadline = section.duration("deadline", sink);
 }
 

@@ -10,6 +10,7 @@
 
 mod cause;
 mod failure;
+mod forecast;
 mod reason;
 mod share;
 mod why;
@@ -18,7 +19,8 @@ use std::time::Duration;
 
 pub use cause::{Cause, Fault, Holder, Link, Moment, SlotLimit};
 pub use failure::{AttemptFailure, FailureKind, FailurePlan, after_failure, retry_delay};
-pub use reason::Reason;
+pub use forecast::{Progress, forecast_end};
+pub use reason::{QueueReason, Reason};
 pub use share::{TenantLoad, share};
 pub use why::{AttemptRecord, Record, Standing, Tallies, TaskTally, Trace, explain, trace};
 

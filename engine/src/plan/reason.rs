@@ -144,3 +144,43 @@ impl fmt::Display for Reason {
         }
     }
 }
+
+/// Why a run has not started yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub enum QueueReason {
+    /// Its tenant is suspended.
+    TenantSuspended,
+    /// Its DAG or its tenant is paused.
+    Paused,
+    /// Its backfill is paused.
+    BackfillPaused,
+    /// As many runs of its tenant and DAG, or of its backfill, are active as may be.
+    ActiveRuns {
+        /// How many are.
+        active: i64,
+        /// How many may.
+        limit: i64,
+    },
+    /// Its tenant's artifacts weigh as much as they may.
+    ArtifactBytes {
+        /// What they weigh.
+        used: u64,
+        /// What they may.
+        quota: u64,
+    },
+}
+
+impl fmt::Display for QueueReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TenantSuspended => write!(f, "its tenant is suspended"),
+            Self::Paused => write!(f, "its DAG or its tenant is paused"),
+            Self::BackfillPaused => write!(f, "its backfill is paused"),
+            Self::ActiveRuns { active, limit } => write!(f, "{active} of at most {limit} runs are active"),
+            Self::ArtifactBytes { used, quota } => {
+                write!(f, "the tenant's artifacts weigh {used} bytes, and its quota is {quota}")
+            }
+        }
+    }
+}

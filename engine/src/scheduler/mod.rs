@@ -1,10 +1,13 @@
-//! The scheduler's loop: what time causes, and nothing else.
+//! The scheduler's loops: what time causes, and nothing else.
 //!
 //! No task waits for it: who finishes an attempt advances its run. Each chore is a file under
 //! `maintenance` with `run_once`, safe to run in several processes at once; the database decides who
-//! was first. Called by `serve` and `worker`. It never meets an executor: they share the store.
+//! was first. [`run`] keeps what runs alive, in every `serve` and `worker`; [`make_runs`] makes runs from
+//! schedules and backfills, in every `serve`, which has the project's files at hand. Neither ever meets an
+//! executor: they share the store.
 
 pub mod maintenance;
+pub mod subscribe;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,8 +16,12 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use self::maintenance::{expire, reap::Reaper, reconcile::Reconciler};
-use crate::store::Store;
+use self::maintenance::{
+    admit, backfill, deadline, expire, fire::Firing, reap::Reaper, reconcile::Reconciler, trigger,
+};
+use crate::clock::Clock;
+use crate::launch::Launcher;
+use crate::store::{Agenda, Store, StoreError};
 
 /// How often each chore runs.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +32,10 @@ pub struct Intervals {
     pub expire: Duration,
     /// Recomputing what may start.
     pub reconcile: Duration,
+    /// Looking for what is due and what may start.
+    pub tick: Duration,
+    /// Looking at deadlines.
+    pub watch: Duration,
     /// A session's time-to-live: how long the reaper holds back after it could not look.
     pub lease_ttl: Duration,
 }
@@ -36,9 +47,13 @@ pub struct Counters {
     pub lost: AtomicU64,
     /// Task instances and runs that the reconciler had to move; 0, unless something is wrong.
     pub repairs: AtomicU64,
+    /// Runs that came due and were made.
+    pub fired: AtomicU64,
+    /// Queued runs that were started.
+    pub started: AtomicU64,
 }
 
-/// Runs the chores until `stop` fires.
+/// Runs the chores that keep runs alive until `stop` fires.
 pub async fn run(store: Arc<Store>, intervals: Intervals, counters: Arc<Counters>, stop: CancellationToken) {
     let mut reaper = Reaper::new(intervals.lease_ttl);
     let mut reconciler = Reconciler::default();
@@ -49,22 +64,79 @@ pub async fn run(store: Arc<Store>, intervals: Intervals, counters: Arc<Counters
         tokio::select! {
             () = stop.cancelled() => return,
             _ = reaping.tick() => match reaper.run_once(&store).await {
-                Ok(lost) => {
-                    counters.lost.fetch_add(lost as u64, Ordering::Relaxed);
-                }
+                Ok(lost) => add(&counters.lost, lost),
                 Err(error) => tracing::warn!(%error, "can not look for lost workers"),
             },
             _ = expiring.tick() => if let Err(error) = expire::run_once(&store).await {
                 tracing::warn!(%error, "can not look for waits that took too long");
             },
             _ = reconciling.tick() => match reconciler.run_once(&store).await {
-                Ok(repairs) => {
-                    counters.repairs.fetch_add(repairs as u64, Ordering::Relaxed);
-                }
+                Ok(repairs) => add(&counters.repairs, repairs),
                 Err(error) => tracing::warn!(%error, "can not recompute what may start"),
             },
         }
     }
+}
+
+/// Makes and starts the runs that are due until `stop` fires.
+pub async fn make_runs(
+    (store, launcher): (Arc<Store>, Launcher),
+    clock: Arc<dyn Clock>,
+    intervals: Intervals,
+    counters: Arc<Counters>,
+    stop: CancellationToken,
+) {
+    let mut firing = Firing::default();
+    let mut ticking = ticks(intervals.tick);
+    let mut watching = ticks(intervals.watch);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = watching.tick() => {
+                if let Err(error) = deadline::run_once(&store).await {
+                    tracing::warn!(%error, "can not look at deadlines");
+                }
+                continue;
+            }
+            _ = ticking.tick() => {}
+        }
+        if let Err(error) = tick(&store, &launcher, clock.now(), (&mut firing, &counters)).await {
+            tracing::warn!(%error, "can not look for what is due");
+        }
+    }
+}
+
+/// One tick: what is due is made, and what may start is started.
+///
+/// # Errors
+/// The store's.
+pub async fn tick(
+    store: &Store,
+    launcher: &Launcher,
+    now: i64,
+    (firing, counters): (&mut Firing, &Counters),
+) -> Result<(), StoreError> {
+    let agenda = store.agenda(now).await?;
+    let mut is_due = agenda.is_due;
+    while is_due {
+        let (made, is_more) = firing.run_once(store, launcher, now).await?;
+        add(&counters.fired, made);
+        is_due = is_more;
+    }
+    if agenda.has_triggers {
+        add(&counters.fired, trigger::run_once(store, launcher).await?);
+    }
+    if agenda.has_backfills {
+        add(&counters.fired, backfill::run_once(store, launcher).await?);
+    }
+    if agenda != Agenda::default() {
+        add(&counters.started, admit::run_once(store).await?);
+    }
+    Ok(())
+}
+
+fn add(counter: &AtomicU64, count: usize) {
+    counter.fetch_add(count as u64, Ordering::Relaxed);
 }
 
 fn ticks(every: Duration) -> tokio::time::Interval {

@@ -1,7 +1,7 @@
 //! Claiming: ready task instances become attempts of a session, each under a new epoch.
 //!
 //! Which tenants get the free slots is decided by [`share`] (pure, in `plan`); which of a tenant's
-//! ready instances, by priority and age, is read from an index. Postgres locks with SKIP LOCKED, so
+//! ready instances, by priority, the run's deadline and age, is read from an index. Postgres locks with SKIP LOCKED, so
 //! claimers never wait for each other; SQLite has one writer. Slots of pools and of tenants' quotas
 //! are held by running attempts and counted from them: there is no counter to leak. Two claimers can
 //! not exceed one, since each locks the limit's row before it counts.
@@ -250,7 +250,7 @@ async fn pick(
     }
     let sql = format!(
         "SELECT {HELD} FROM task_instance t WHERE t.state = 'ready' AND t.tenant = $1{filter} \
-         ORDER BY t.priority DESC, t.ready_at, t.run, t.ordinal LIMIT $2{}",
+         ORDER BY t.priority DESC, t.due_by, t.ready_at, t.run, t.ordinal LIMIT $2{}",
         dialect.skip_locked()
     );
     let keys = unit.lock("pick ready task instances", &sql, values).await?;

@@ -1,25 +1,27 @@
 //! Making a run: its pinned version, parameters, seed and documents, and its task instances.
 //!
-//! One transaction writes all of it and starts the run, through the same [`advance`] that follows
-//! every finish: the tasks without upstreams become ready by the same rule as all others.
+//! A run that a person asked for starts in the transaction that makes it. All others are made `queued`,
+//! which pins everything but makes no task instance yet; `admit` starts them when their turn comes. Both
+//! start through the same [`advance`](super::advance) that follows every finish: the tasks without
+//! upstreams become ready by the same rule as all others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::advance::{Advance, RunRow};
+use super::advance::{Advance, RunKey, RunRow, move_runs};
 use super::dialect::Kind;
 use super::events::run_event;
-use super::rows::{InstanceKey, element, param};
+use super::rows::{self, InstanceKey, element, param};
 use super::tx::{Tx, Write};
 use super::unit::{NewInstance, UnitOfWork, WaitLimits};
 use super::{Store, StoreError};
 use crate::dag::{Dag, UpstreamCounts};
-use crate::id::{Digest, Generation, InstanceId, RunId, TaskId, TenantId};
+use crate::id::{BackfillId, Digest, Generation, InstanceId, RunId, TaskId, TenantId};
 use crate::plan::Micros;
-use crate::run::{RunEvent, RunState, Transition, transition};
+use crate::run::{RunEvent, RunState, transition};
 
 /// Why a run exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
@@ -29,6 +31,10 @@ pub enum RunKind {
     Manual,
     /// Its schedule came due.
     Scheduled,
+    /// What it waits for arrived: other DAGs' successes, artifacts.
+    Triggered,
+    /// A past interval that a person asked for.
+    Backfill(BackfillId),
 }
 
 impl RunKind {
@@ -37,9 +43,22 @@ impl RunKind {
         match self {
             Self::Manual => "manual",
             Self::Scheduled => "scheduled",
+            Self::Triggered => "triggered",
+            Self::Backfill(_) => "backfill",
+        }
+    }
+
+    /// What is added to the priority of its tasks.
+    fn priority(self) -> i64 {
+        match self {
+            Self::Backfill(_) => BACKFILL_PRIORITY,
+            _ => 0,
         }
     }
 }
+
+/// Below every task of a live run: their priorities are -1,000 to 1,000.
+const BACKFILL_PRIORITY: i64 = -10_000;
 
 /// A document that a task's parameter names, as it was when the run was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +94,10 @@ pub struct NewRun {
     pub logical_time: Micros,
     /// The data interval, half-open.
     pub interval: Option<(Micros, Micros)>,
+    /// Among the queued runs of its tenant and DAG, the least starts first.
+    pub queue_rank: i64,
+    /// A queued run does not start before; 0 = at once.
+    pub start_at: Micros,
     /// Pinned documents.
     pub documents: Vec<PinnedDocument>,
 }
@@ -115,22 +138,77 @@ impl Write for CreateRuns<'_> {
 
     async fn apply(&self, tx: &Tx) -> Result<Vec<RunState>, StoreError> {
         insert_versions(tx, self.runs).await?;
-        let started = transition(RunState::Queued, RunEvent::Started)?;
-        insert_runs(tx, self.store, self.runs, started).await?;
+        insert_runs(tx, self.store, self.runs).await?;
         insert_documents(tx, self.runs).await?;
-        let mut unit = UnitOfWork::new(tx, self.store.incarnation);
-        let mut rows = BTreeMap::new();
-        let mut instances = Vec::new();
-        for new in self.runs {
-            unit.note(run_event(&new.tenant, new.run, 1, started));
-            instances.extend(insert_instances(&mut unit, new));
-            let row = RunRow { dag: Arc::clone(&new.dag), state: started.to() };
-            rows.insert((new.tenant.clone(), new.run), row);
-        }
-        let states = Advance::new(self.store, &mut unit, rows).start(instances).await?;
-        let state = |new: &NewRun| states.get(&(new.tenant.clone(), new.run)).copied().unwrap_or(started.to());
+        let starting = self.runs.iter().map(|new| Starting {
+            tenant: new.tenant.clone(),
+            run: new.run,
+            dag: Arc::clone(&new.dag),
+            seed: new.seed,
+            priority: new.kind.priority(),
+            due_by: deadline(new, tx.now),
+        });
+        let states = start_runs(self.store, tx, starting.collect()).await?;
+        let state = |new: &NewRun| states.get(&(new.tenant.clone(), new.run)).copied().unwrap_or(RunState::Queued);
         Ok(self.runs.iter().map(state).collect())
     }
+}
+
+/// Makes queued runs within a transaction. One that is there already, by what its kind allows once, is
+/// left out. Returns those that were made.
+pub(super) async fn enqueue(tx: &Tx, store: &Store, runs: &[NewRun]) -> Result<Vec<RunId>, StoreError> {
+    if runs.is_empty() {
+        return Ok(Vec::new());
+    }
+    insert_versions(tx, runs).await?;
+    let made = insert_runs(tx, store, runs).await?;
+    let pinned: Vec<NewRun> = runs.iter().filter(|new| made.contains(&new.run)).cloned().collect();
+    insert_documents(tx, &pinned).await?;
+    Ok(runs.iter().map(|new| new.run).filter(|run| made.contains(run)).collect())
+}
+
+/// A queued run that is to start.
+pub(super) struct Starting {
+    pub(super) tenant: TenantId,
+    pub(super) run: RunId,
+    pub(super) dag: Arc<Dag>,
+    pub(super) seed: u64,
+    /// Added to the tasks' own.
+    pub(super) priority: i64,
+    pub(super) due_by: Option<Micros>,
+}
+
+/// Starts queued runs whose rows this transaction has locked or inserted. Returns where they stand: a
+/// run without a task that may start is over already.
+pub(super) async fn start_runs(
+    store: &Store,
+    tx: &Tx,
+    starting: Vec<Starting>,
+) -> Result<BTreeMap<RunKey, RunState>, StoreError> {
+    let started = transition(RunState::Queued, RunEvent::Started)?;
+    let mut unit = UnitOfWork::new(tx, store.incarnation);
+    let (mut rows, mut instances, mut moved) = (BTreeMap::new(), Vec::new(), Vec::new());
+    for run in starting {
+        let key = (run.tenant.clone(), run.run);
+        unit.note(run_event(&run.tenant, run.run, 1, started));
+        instances.extend(insert_instances(&mut unit, &run));
+        moved.push((key.clone(), started, 1));
+        rows.insert(key, RunRow { dag: run.dag, state: started.to() });
+    }
+    unit.also(move_runs(tx, &moved));
+    Advance::new(store, &mut unit, rows).start(instances).await
+}
+
+/// When a run should be over: counted from the moment it is about, or from its making where a person
+/// asked for it. A backfill has all the time it needs.
+fn deadline(new: &NewRun, now: Micros) -> Option<Micros> {
+    let limit = i64::try_from(new.dag.deadline?.as_micros()).unwrap_or(i64::MAX);
+    let from = match new.kind {
+        RunKind::Manual => now,
+        RunKind::Scheduled | RunKind::Triggered => new.logical_time,
+        RunKind::Backfill(_) => return None,
+    };
+    Some(from.saturating_add(limit))
 }
 
 async fn insert_versions(tx: &Tx, runs: &[NewRun]) -> Result<(), StoreError> {
@@ -144,7 +222,8 @@ async fn insert_versions(tx: &Tx, runs: &[NewRun]) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn insert_runs(tx: &Tx, store: &Store, runs: &[NewRun], started: Transition<RunState>) -> Result<(), StoreError> {
+/// Inserts runs as queued; returns those that were not there before.
+async fn insert_runs(tx: &Tx, store: &Store, runs: &[NewRun]) -> Result<BTreeSet<RunId>, StoreError> {
     let columns = [
         ("tenant", Kind::Text),
         ("run", Kind::Text),
@@ -157,27 +236,36 @@ async fn insert_runs(tx: &Tx, store: &Store, runs: &[NewRun], started: Transitio
         ("logical_time", Kind::Int),
         ("interval_start", Kind::Int),
         ("interval_end", Kind::Int),
+        ("priority", Kind::Int),
+        ("backfill", Kind::Text),
+        ("deadline_at", Kind::Int),
+        ("queue_rank", Kind::Int),
+        ("start_at", Kind::Int),
     ];
     let rows = runs.iter().map(|new| {
+        let backfill = if let RunKind::Backfill(id) = new.kind { Some(id.to_string()) } else { None };
         json!({
             "tenant": new.tenant, "run": new.run.to_string(), "dag": new.dag.id,
             "dag_version": new.dag.version.to_string(), "kind": new.kind.as_str(), "seed": new.seed.cast_signed(),
             "params": new.params.to_string(), "tenant_params": new.tenant_params.to_string(),
             "logical_time": new.logical_time, "interval_start": new.interval.map(|(start, _)| start),
-            "interval_end": new.interval.map(|(_, end)| end),
+            "interval_end": new.interval.map(|(_, end)| end), "priority": new.kind.priority(),
+            "backfill": backfill, "deadline_at": deadline(new, tx.now), "queue_rank": new.queue_rank,
+            "start_at": new.start_at,
         })
     });
     let names: Vec<_> = columns.iter().map(|(name, _)| *name).collect();
     let sql = format!(
-        "INSERT INTO run ({}, state, version, incarnation, priority, created_at, started_at) \
-         SELECT {}, $2, 1, $3, 0, $4, $4 FROM {}",
+        "INSERT INTO run ({}, state, version, incarnation, created_at) SELECT {}, $2, 0, $3, $4 FROM {} WHERE TRUE \
+         ON CONFLICT DO NOTHING RETURNING run",
         names.join(", "),
         names.iter().map(|name| format!("r.{name}")).collect::<Vec<_>>().join(", "),
         tx.dialect.rows(1, &columns)
     );
-    let values = vec![param(rows.collect()), started.to().as_str().into(), store.incarnation.0.into(), tx.now.into()];
-    tx.execute("insert the runs", &sql, values).await?;
-    Ok(())
+    let queued = RunState::Queued.as_str();
+    let values = vec![param(rows.collect()), queued.into(), store.incarnation.0.into(), tx.now.into()];
+    let made = tx.all("insert the runs", &sql, values).await?;
+    made.iter().map(|row| rows::parse(row, "run", RunId::parse)).collect()
 }
 
 async fn insert_documents(tx: &Tx, runs: &[NewRun]) -> Result<(), StoreError> {
@@ -241,7 +329,7 @@ pub(super) fn instance_seed(run_seed: u64, instance: &InstanceId) -> u64 {
 }
 
 /// Puts a run's task instances into the unit.
-fn insert_instances(unit: &mut UnitOfWork<'_>, new: &NewRun) -> Vec<InstanceKey> {
+fn insert_instances(unit: &mut UnitOfWork<'_>, new: &Starting) -> Vec<InstanceKey> {
     let mut keys = Vec::new();
     for task in new.dag.tasks() {
         let upstream: usize = task.needs.iter().map(|id| instances_of(&new.dag, id).len()).sum();
@@ -254,11 +342,11 @@ fn insert_instances(unit: &mut UnitOfWork<'_>, new: &NewRun) -> Vec<InstanceKey>
                 dag: new.dag.id.clone(),
                 ordinal: i64::try_from(keys.len()).unwrap_or(i64::MAX),
                 seed,
-                priority: task.priority.into(),
+                priority: new.priority + i64::from(task.priority),
                 pool: task.pool.clone(),
                 upstream: UpstreamCounts { total, ..UpstreamCounts::default() },
                 item: None,
-                waits: WaitLimits::of(task),
+                waits: WaitLimits::of(task, new.due_by),
             });
             keys.push(key);
         }

@@ -72,7 +72,8 @@ fn insert_elements(
     (items, upstream): (Vec<Value>, UpstreamCounts),
     seed: u64,
 ) -> Result<(), StoreError> {
-    let ordinal = unit.get(key).map_or(0, |held| held.ordinal);
+    let first = unit.get(key).map(|held| (held.ordinal, held.priority, held.waits));
+    let (ordinal, priority, waits) = first.unwrap_or((0, task.priority.into(), WaitLimits::of(task, None)));
     let in_flight = task.max_in_flight.map_or(usize::MAX, |limit| limit.max(1) as usize);
     for (at, item) in items.into_iter().enumerate() {
         if at == 0 {
@@ -86,11 +87,11 @@ fn insert_elements(
             dag: run.dag.id.clone(),
             ordinal,
             seed: instance_seed(seed, &element.instance),
-            priority: task.priority.into(),
+            priority,
             pool: task.pool.clone(),
             upstream,
             item: Some(item.to_string()),
-            waits: WaitLimits::of(task),
+            waits,
         });
         if at < in_flight {
             unit.move_task(&element, TaskEvent::BecameReady, None)?;

@@ -9,9 +9,13 @@
 //! the instance is running under both and the session is not revoked. Whoever was overtaken writes
 //! nothing and is told so. Epochs only grow, so a zombie can never become right again.
 
+mod admit;
 mod advance;
+mod alerts;
+mod backfill;
 mod claim;
 mod create;
+mod deadlines;
 mod dialect;
 mod entity;
 mod error;
@@ -22,14 +26,17 @@ mod limits;
 mod models;
 mod open;
 mod page;
+mod pause;
 mod pool;
 mod reclaim;
 mod registry;
 mod rerun;
 mod rows;
+mod schedules;
 mod session;
 mod time;
 mod timeline;
+mod triggers;
 mod tx;
 mod unit;
 mod view;
@@ -40,19 +47,28 @@ mod work;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+pub use admit::Admitted;
+pub use alerts::{Alert, AlertKind, NewAlert};
+pub use backfill::{
+    BackfillChunk, BackfillForecast, BackfillOrder, BackfillState, BackfillView, NewBackfill, PastFire, Reprocess,
+};
 pub use claim::{Claim, ClaimRequest, ClaimScope};
 pub use create::{NewRun, PinnedDocument, RunKind};
+pub use deadlines::Timed;
 pub use error::StoreError;
 pub use finish::{Finish, Finished, Next, Outcome, Receipt};
 pub use limits::Load;
 pub use models::ModelRow;
 pub use open::{Migration, OpenMode};
 pub use page::{TaskGroup, Window};
+pub use pause::{Pause, Scope as PauseScope};
 pub use reclaim::LostAttempt;
 pub use registry::TenantRegistry;
 pub use rerun::{Rerun, RerunRequest};
+pub use schedules::{Agenda, DueSchedule, FireOutcome, Fired, ScheduleView, Subscription};
 pub use session::{HeldAttempt, NewSession};
 pub use timeline::{EventFilter, EventPage, EventView};
+pub use triggers::{Arrived, Source, Waiting};
 pub use view::{ArtifactView, RunSummary, RunView, TaskView};
 pub use wake::Pending;
 pub use why::{RunningView, Why};

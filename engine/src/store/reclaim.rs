@@ -135,7 +135,7 @@ impl Store {
             )
         };
         let sql = format!(
-            "SELECT u.tenant, u.run FROM run u WHERE (u.state IN ('queued', 'running') AND NOT {}) \
+            "SELECT u.tenant, u.run FROM run u WHERE (u.state = 'running' AND NOT {}) \
              OR (u.state = 'canceling' AND (NOT {} OR {})) ORDER BY u.created_at LIMIT 100",
             some("'ready', 'running', 'retry_wait'"),
             some("'running'"),

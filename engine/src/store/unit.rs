@@ -65,12 +65,14 @@ pub(super) struct WaitLimits {
     pub(super) queue: Option<i64>,
     /// From first ready to its end, over all attempts.
     pub(super) total: Option<i64>,
+    /// When its run should be over, in microseconds since 1970: orders what is ready, and ends nothing.
+    pub(super) due_by: Option<Micros>,
 }
 
 impl WaitLimits {
-    pub(super) fn of(task: &Task) -> Self {
+    pub(super) fn of(task: &Task, due_by: Option<Micros>) -> Self {
         let micros = |limit: Option<Duration>| limit.map(|limit| i64::try_from(limit.as_micros()).unwrap_or(i64::MAX));
-        Self { queue: micros(task.timeouts.queue), total: micros(task.timeouts.total) }
+        Self { queue: micros(task.timeouts.queue), total: micros(task.timeouts.total), due_by }
     }
 }
 
@@ -78,7 +80,7 @@ impl WaitLimits {
 pub(super) const HELD: &str = "t.tenant, t.run, t.task, t.element, t.generation, t.dag, t.ordinal, t.state, t.version, \
      t.epoch, t.session, t.incarnation, t.attempts, t.failures, t.losses, t.seed, t.priority, t.pool, t.up_total, \
      t.up_succeeded, t.up_failed, t.up_upstream_failed, t.up_skipped, t.not_before, t.ready_at, t.started_at, \
-     t.finished_at, t.outputs, t.reason, t.item, t.queue_limit, t.total_limit, t.queue_by, t.end_by";
+     t.finished_at, t.outputs, t.reason, t.item, t.queue_limit, t.total_limit, t.due_by, t.queue_by, t.end_by";
 
 /// The order in which rows are locked.
 pub(super) const LOCK_ORDER: &str = "t.tenant, t.run, t.task, t.element, t.generation";
@@ -327,7 +329,8 @@ impl<'a> UnitOfWork<'a> {
     pub(super) fn keys_in(&self, state: TaskState) -> Vec<InstanceKey> {
         let mut found: Vec<_> = self.held.values().filter(|held| held.state == state).collect();
         found.sort_by(|a, b| {
-            let order = |held: &Held| (std::cmp::Reverse(held.priority), held.ready_at, held.ordinal);
+            let due = |held: &Held| held.waits.due_by.unwrap_or(NOT_DUE);
+            let order = |held: &Held| (std::cmp::Reverse(held.priority), due(held), held.ready_at, held.ordinal);
             (&a.key.tenant, a.key.run).cmp(&(&b.key.tenant, b.key.run)).then_with(|| order(a).cmp(&order(b)))
         });
         found.into_iter().map(|held| held.key.clone()).collect()
@@ -373,6 +376,9 @@ impl<'a> UnitOfWork<'a> {
         if parts.is_empty() { Ok(()) } else { tx.all_of(parts).await }
     }
 }
+
+/// How `due_by` says that there is no deadline: it sorts last.
+const NOT_DUE: Micros = Micros::MAX;
 
 /// Rows of one insert: a JSON parameter of some megabytes, not of some hundred.
 const INSERT_ROWS: usize = 10_000;
@@ -438,7 +444,7 @@ fn update(dialect: Dialect, changed: &[&Held]) -> Part {
 }
 
 fn insert(dialect: Dialect, new: &[&Held]) -> Part {
-    let fixed: [Column; 7] = [
+    let fixed: [Column; 8] = [
         ("dag", Kind::Text),
         ("ordinal", Kind::Int),
         ("seed", Kind::Int),
@@ -446,11 +452,13 @@ fn insert(dialect: Dialect, new: &[&Held]) -> Part {
         ("pool", Kind::Text),
         ("queue_limit", Kind::Int),
         ("total_limit", Kind::Int),
+        ("due_by", Kind::Int),
     ];
     let rows = new.iter().map(|held| {
         let fields = json!({
             "dag": held.dag, "ordinal": held.ordinal, "seed": held.seed.cast_signed(), "priority": held.priority,
             "pool": held.pool, "queue_limit": held.waits.queue, "total_limit": held.waits.total,
+            "due_by": held.waits.due_by.unwrap_or(NOT_DUE),
         });
         extend(extend(held.key.json(), held.changed()), fields)
     });
@@ -520,7 +528,11 @@ fn read(row: &sea_orm::QueryResult) -> Result<Held, StoreError> {
         outputs: rows::get(row, "outputs")?,
         reason: reason.map_err(|error| bad(error.to_string()))?,
         item: rows::get(row, "item")?,
-        waits: WaitLimits { queue: rows::get(row, "queue_limit")?, total: rows::get(row, "total_limit")? },
+        waits: WaitLimits {
+            queue: rows::get(row, "queue_limit")?,
+            total: rows::get(row, "total_limit")?,
+            due_by: Some(rows::get(row, "due_by")?).filter(|due| *due != NOT_DUE),
+        },
         queue_by: rows::get(row, "queue_by")?,
         end_by: rows::get(row, "end_by")?,
         is_new: false,

@@ -63,6 +63,8 @@ impl Bed {
             tenant_params: json!({ "id": "acme" }),
             logical_time: 0,
             interval: None,
+            queue_rank: 0,
+            start_at: 0,
             documents: Vec::new(),
         }
     }

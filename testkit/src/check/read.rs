@@ -72,7 +72,13 @@ pub(super) struct Artifact {
 }
 
 /// Every table of the schema.
-pub const TABLES: [&str; 16] = [
+pub const TABLES: [&str; 22] = [
+    "dag",
+    "schedule",
+    "pause",
+    "backfill",
+    "trigger_use",
+    "alert",
     "installation",
     "tenant",
     "pool",

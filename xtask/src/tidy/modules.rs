@@ -8,8 +8,8 @@ use super::source::Source;
 pub const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("id", &[]),
     ("template", &["id"]),
-    ("dag", &["id", "template"]),
     ("schedule", &["id"]),
+    ("dag", &["id", "template", "schedule"]),
     ("run", &["id", "dag"]),
     ("plan", &["id", "dag", "run"]),
     ("tenant", &["id", "dag"]),
@@ -24,7 +24,7 @@ pub const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ),
     ("launch", &["id", "dag", "plan", "template", "store"]),
     ("executor", &["id", "dag", "run", "plan", "template", "registry", "task", "artifact", "store", "clock"]),
-    ("scheduler", &["id", "dag", "plan", "schedule", "tenant", "store", "artifact", "clock"]),
+    ("scheduler", &["id", "dag", "plan", "run", "schedule", "tenant", "store", "launch", "artifact", "clock"]),
     ("config", &[]),
 ];
 

@@ -113,6 +113,8 @@ impl Bed {
             tenant_params: json!({ "id": tenant }),
             logical_time: 0,
             interval: None,
+            queue_rank: 0,
+            start_at: 0,
             documents: Vec::new(),
         })
     }

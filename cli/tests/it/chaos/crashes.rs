@@ -216,7 +216,7 @@ pub(crate) async fn f7_two_schedulers(world: &mut World) {
 pub(crate) async fn f8_two_workers_of_one_name(world: &mut World) {
     world.dag(&chain(world, "chain", 3));
     world.dag(&[head("pooled"), task(world, "p", "pool = \"narrow\"", "sleep 0.2")].concat());
-    world.bench.write("dags/tenants/small.toml", "[tenant]\nid = \"small\"\nquotas = { running_tasks = 1 }\n");
+    world.bench.write("dags/tenants/small.toml", "[tenant]\nid = \"small\"\n\n[quotas]\nrunning_tasks = 1\n");
     world.bench.write("headworks.toml", "[pools]\nnarrow = 1\n");
     let one = world.launch("worker", &[("HOSTNAME", "same")]);
     let two = world.launch("worker", &[("HOSTNAME", "same")]);

@@ -191,6 +191,8 @@ impl World {
             seed: self.seed,
             logical_time: SystemClock.now(),
             interval: None,
+            queue_rank: None,
+            start_at: 0,
         };
         let read = |path: &Path| std::fs::read_to_string(path);
         prepare(request, &self.kinds, &self.bench.path("dags"), &read).expect("a run that can be made")

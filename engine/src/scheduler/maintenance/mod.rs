@@ -1,5 +1,10 @@
 //! The scheduler's chores, one file each.
 
+pub mod admit;
+pub mod backfill;
+pub mod deadline;
 pub mod expire;
+pub mod fire;
 pub mod reap;
 pub mod reconcile;
+pub mod trigger;

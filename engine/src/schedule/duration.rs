@@ -13,7 +13,7 @@ const UNITS: [(&str, u64); 6] =
 
 /// Parses `text`, or says which rule it breaks. Zero is refused: "no limit" is written by leaving
 /// the key out.
-pub(crate) fn parse(text: &str) -> Result<Duration, String> {
+pub fn parse(text: &str) -> Result<Duration, String> {
     if text.trim_start().starts_with('-') {
         return Err("a duration is not negative".to_owned());
     }

@@ -1,0 +1,176 @@
+//! Schedules that are due: their runs are made, queued, once per tenant, DAG and logical time.
+//!
+//! A look reads some rows, asks the pure `schedule` what each one owes, prepares the runs (parameters,
+//! documents), and writes all of it in one transaction that checks each row's version. What can not be
+//! prepared for one tenant is an alert for that tenant and holds up nobody: its row is looked at again a
+//! minute later, and nothing of it is lost.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::id::{DagId, RunId, TenantId};
+use crate::launch::{LaunchError, Launcher, Request};
+use crate::plan::Micros;
+use crate::schedule::Fire;
+use crate::scheduler::subscribe::timetable;
+use crate::store::{AlertKind, DueSchedule, Fired, NewAlert, NewRun, RunKind, Store, StoreError};
+
+/// Schedules that one look takes.
+const AT_ONCE: usize = 250;
+/// Runs that one look makes for one schedule; a long catch-up takes several.
+const RUNS_AT_ONCE: usize = 100;
+/// After this long a schedule whose runs could not be made is looked at again.
+const AGAIN: Micros = 60 * 1_000_000;
+/// The seed of runs that nobody asked for by hand: that of `headworks run`.
+const SEED: u64 = 0;
+
+/// See the module.
+#[derive(Default)]
+pub struct Firing {
+    /// Pairs whose last look failed; `None` = not read yet.
+    failing: Option<BTreeSet<(TenantId, DagId)>>,
+}
+
+/// What a look found for one schedule.
+struct Look {
+    fired: Fired,
+    /// Fires that were left out by the policy for catch-up.
+    dropped: u64,
+    failure: Option<String>,
+}
+
+impl Firing {
+    /// One round at `now`. Returns how many runs were made, and whether more is due.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn run_once(
+        &mut self,
+        store: &Store,
+        launcher: &Launcher,
+        now: Micros,
+    ) -> Result<(usize, bool), StoreError> {
+        let due = store.due(now, AT_ONCE).await?;
+        if due.is_empty() {
+            return Ok((0, false));
+        }
+        let looks: Vec<Look> = due.iter().map(|schedule| look(schedule, launcher, now)).collect();
+        let fired: Vec<Fired> = looks.iter().map(|look| look.fired.clone()).collect();
+        let outcome = store.fire(&fired, now).await?;
+        for (tenant, dag) in &outcome.deferred {
+            tracing::warn!(%tenant, %dag, "as many runs are queued as may; what is due waits");
+        }
+        self.tell(store, &looks).await?;
+        Ok((outcome.made.len(), due.len() == AT_ONCE))
+    }
+
+    /// Raises what people have to know, and resolves what is well again.
+    async fn tell(&mut self, store: &Store, looks: &[Look]) -> Result<(), StoreError> {
+        let failing = match &mut self.failing {
+            Some(failing) => failing,
+            None => {
+                let open = store.alerts(None, false, 10_000).await?;
+                let failed = open.into_iter().filter(|it| it.kind == AlertKind::LaunchFailed);
+                self.failing.insert(failed.map(|it| (it.tenant, it.dag)).collect())
+            }
+        };
+        let mut alerts = Vec::new();
+        for look in looks {
+            let pair = (look.fired.tenant.clone(), look.fired.dag.clone());
+            if let Some(message) = &look.failure {
+                alerts.push(alert(&look.fired, AlertKind::LaunchFailed, message.clone(), json!({})));
+                failing.insert(pair);
+            } else if failing.remove(&pair) {
+                store.resolve_alert((&pair.0, &pair.1), AlertKind::LaunchFailed, "schedule").await?;
+            }
+            if look.dropped > 0 {
+                let message = format!(
+                    "{} fire(s) of {} came due for {} while nobody looked, and were left out by its `catchup`",
+                    look.dropped, look.fired.dag, look.fired.tenant
+                );
+                alerts.push(alert(&look.fired, AlertKind::FiresDropped, message, json!({ "dropped": look.dropped })));
+            }
+        }
+        store.raise_alerts(&alerts).await
+    }
+}
+
+fn alert(fired: &Fired, kind: AlertKind, message: String, detail: Value) -> NewAlert<'_> {
+    NewAlert { tenant: &fired.tenant, dag: &fired.dag, kind, subject: "schedule", run: None, message, detail }
+}
+
+/// What a schedule owes at `now`.
+fn look(schedule: &DueSchedule, launcher: &Launcher, now: Micros) -> Look {
+    let mut fired = Fired {
+        tenant: schedule.tenant.clone(),
+        dag: schedule.dag.id.clone(),
+        version: schedule.version,
+        runs: Vec::new(),
+        last_fire: None,
+        next_at: Some(now + AGAIN),
+    };
+    let table = match timetable(&schedule.rule) {
+        Ok(table) => table,
+        Err(error) => {
+            let failure = Some(format!("the schedule of {} for {} can not be read: {error}", fired.dag, fired.tenant));
+            return Look { fired, dropped: 0, failure };
+        }
+    };
+    // Jitter moves when a run is made, never what it is about.
+    let jitter = table.schedule().jitter(&fired.dag, &fired.tenant);
+    let due = table.due(schedule.last_fire, schedule.since, now - jitter, RUNS_AT_ONCE);
+    match runs(schedule, launcher, &due.fires, jitter) {
+        Ok(runs) => {
+            let newest = due.fires.last().map(|fire| fire.at);
+            fired.runs = runs;
+            fired.last_fire = newest.or((due.dropped > 0).then_some(now - jitter));
+            fired.next_at = due.next.map(|next| next.saturating_add(jitter));
+            Look { fired, dropped: due.dropped, failure: None }
+        }
+        Err(error) => {
+            let failure = Some(format!("no run of {} can be made for {}: {}", fired.dag, fired.tenant, chain(&error)));
+            Look { fired, dropped: 0, failure }
+        }
+    }
+}
+
+/// The runs of fires: what they are pinned to is read once.
+fn runs(schedule: &DueSchedule, launcher: &Launcher, fires: &[Fire], jitter: i64) -> Result<Vec<NewRun>, LaunchError> {
+    let Some(first) = fires.first() else { return Ok(Vec::new()) };
+    let model = launcher.prepare(Request {
+        run: RunId::from_uuid(Uuid::now_v7()),
+        dag: std::sync::Arc::clone(&schedule.dag),
+        kind: RunKind::Scheduled,
+        tenant: schedule.tenant.clone(),
+        tenant_params: schedule.params.clone(),
+        params: serde_json::Map::new(),
+        seed: SEED,
+        logical_time: first.at,
+        interval: Some((first.interval_start, first.interval_end)),
+        queue_rank: None,
+        start_at: 0,
+    })?;
+    let run = |fire: &Fire| NewRun {
+        run: RunId::from_uuid(Uuid::now_v7()),
+        logical_time: fire.at,
+        interval: Some((fire.interval_start, fire.interval_end)),
+        queue_rank: fire.at,
+        start_at: if fire.start > fire.at { fire.start.saturating_add(jitter) } else { 0 },
+        ..model.clone()
+    };
+    Ok(fires.iter().map(run).collect())
+}
+
+/// An error and what lay beneath, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,323 @@
+//! Starting queued runs: as many as each tenant, DAG and backfill may have active, the longest due first.
+//!
+//! Live runs and each backfill are lanes of their own: a backfill never takes the place of a live run.
+//! The row of `schedule` is locked first, then the runs are counted, so two schedulers can not start one
+//! too many. What keeps a run back is a value, [`QueueReason`], which `admit` and the reader share.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sea_orm::QueryResult;
+use serde_json::json;
+
+use super::alerts::{AlertKind, NewAlert, raise};
+use super::create::{Starting, start_runs};
+use super::dialect::Kind;
+use super::rows::{self, param};
+use super::schedules::{NOT_PAUSED, quotas};
+use super::tx::{Tx, Write};
+use super::{Store, StoreError, tx};
+use crate::dag::Overlap;
+use crate::id::{BackfillId, DagId, Digest, RunId, TenantId};
+use crate::plan::QueueReason;
+
+/// Pairs of tenant and DAG that one transaction looks at.
+const PAIRS_AT_ONCE: usize = 50;
+/// Runs that one lane starts in one transaction, where it has no limit of its own.
+const STARTS_AT_ONCE: u32 = 100;
+
+/// What a round did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Admitted {
+    /// Runs that started.
+    pub started: Vec<(TenantId, RunId)>,
+    /// Runs that an overlap policy ends; the caller cancels them.
+    pub to_cancel: Vec<(TenantId, RunId)>,
+}
+
+/// A tenant and a DAG of which runs are queued, locked.
+struct Pair {
+    tenant: TenantId,
+    dag: DagId,
+    max_active: Option<u32>,
+    overlap: Overlap,
+}
+
+impl Store {
+    /// Starts queued runs whose turn has come.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn admit(&self) -> Result<Admitted, StoreError> {
+        let mut all = Admitted::default();
+        for chunk in self.queued_pairs().await?.chunks(PAIRS_AT_ONCE) {
+            let found = self.write(&Admit { store: self, pairs: chunk }).await?;
+            all.started.extend(found.started);
+            all.to_cancel.extend(found.to_cancel);
+        }
+        if !all.started.is_empty() {
+            self.wake();
+        }
+        Ok(all)
+    }
+
+    /// Why a run is queued; `None` = it is not, or its turn has come.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn queue_reason(&self, tenant: &TenantId, run: RunId) -> Result<Option<QueueReason>, StoreError> {
+        let sql = format!(
+            "SELECT u.backfill, n.status, n.quotas, s.max_active, b.state AS backfill_state, \
+             b.max_active AS backfill_max, {NOT_PAUSED} AS is_open, \
+             (SELECT COUNT(*) FROM run a WHERE a.tenant = u.tenant AND a.dag = u.dag \
+             AND a.state IN ('running', 'canceling') AND a.backfill IS NOT DISTINCT FROM u.backfill) AS active, \
+             (SELECT COALESCE(SUM(f.bytes), 0) FROM artifact f WHERE f.tenant = u.tenant AND f.linked_from IS NULL) AS bytes \
+             FROM run u JOIN schedule s ON s.tenant = u.tenant AND s.dag = u.dag \
+             JOIN tenant n ON n.tenant = u.tenant \
+             LEFT JOIN backfill b ON b.tenant = u.tenant AND b.backfill = u.backfill \
+             WHERE u.tenant = $1 AND u.run = $2 AND u.state = 'queued'"
+        );
+        let values = vec![tenant.to_string().into(), run.to_string().into()];
+        let found = tx::read(&self.db, "read why a run is queued", &sql, values).await?;
+        let Some(row) = found.first() else { return Ok(None) };
+        let status: String = rows::get(row, "status")?;
+        let backfill: Option<String> = rows::get(row, "backfill")?;
+        let limit: Option<i64> = rows::get(row, if backfill.is_some() { "backfill_max" } else { "max_active" })?;
+        let (active, used): (i64, i64) = (rows::get(row, "active")?, sum(row, "bytes")?);
+        Ok(if status == "suspended" {
+            Some(QueueReason::TenantSuspended)
+        } else if !rows::get::<bool>(row, "is_open")? {
+            Some(QueueReason::Paused)
+        } else if rows::get::<Option<String>>(row, "backfill_state")?.is_some_and(|state| state == "paused") {
+            Some(QueueReason::BackfillPaused)
+        } else if let Some(reason) = over_quota(quotas(row)?.artifact_bytes, used) {
+            Some(reason)
+        } else {
+            limit.filter(|limit| active >= *limit).map(|limit| QueueReason::ActiveRuns { active, limit })
+        })
+    }
+
+    /// Pairs that have queued runs, by a walk along the index, whatever number each has.
+    async fn queued_pairs(&self) -> Result<Vec<(TenantId, DagId)>, StoreError> {
+        let first = "SELECT u.tenant, u.dag FROM run u WHERE u.state = 'queued'";
+        let sql = format!(
+            "WITH RECURSIVE pair (tenant, dag) AS (\
+             SELECT * FROM ({first} ORDER BY u.tenant, u.dag LIMIT 1) AS f UNION ALL \
+             SELECT (SELECT u.tenant FROM run u WHERE u.state = 'queued' AND (u.tenant, u.dag) > (pair.tenant, pair.dag) \
+             ORDER BY u.tenant, u.dag LIMIT 1), \
+             (SELECT u.dag FROM run u WHERE u.state = 'queued' AND (u.tenant, u.dag) > (pair.tenant, pair.dag) \
+             ORDER BY u.tenant, u.dag LIMIT 1) FROM pair WHERE pair.tenant IS NOT NULL) \
+             SELECT tenant, dag FROM pair WHERE tenant IS NOT NULL"
+        );
+        let found = tx::read(&self.db, "read what is queued", &sql, vec![]).await?;
+        let pair = |row| Ok((rows::parse(row, "tenant", TenantId::parse)?, rows::parse(row, "dag", DagId::parse)?));
+        found.iter().map(pair).collect()
+    }
+}
+
+fn over_quota(quota: Option<u64>, used: i64) -> Option<QueueReason> {
+    let used = used.unsigned_abs();
+    quota.filter(|quota| used >= *quota).map(|quota| QueueReason::ArtifactBytes { used, quota })
+}
+
+/// A sum, which Postgres gives as NUMERIC.
+fn sum(row: &QueryResult, column: &str) -> Result<i64, StoreError> {
+    rows::get::<i64>(row, column)
+}
+
+struct Admit<'a> {
+    store: &'a Store,
+    pairs: &'a [(TenantId, DagId)],
+}
+
+#[async_trait]
+impl Write for Admit<'_> {
+    type Output = Admitted;
+    const WHAT: &'static str = "start queued runs";
+
+    async fn apply(&self, tx: &Tx) -> Result<Admitted, StoreError> {
+        let mut admitted = Admitted::default();
+        let mut starting = Vec::new();
+        for pair in self.lock(tx).await? {
+            if self.is_over_quota(tx, &pair).await? {
+                continue;
+            }
+            starting.extend(self.live(tx, &pair, &mut admitted).await?);
+            for (backfill, limit) in backfills(tx, &pair).await? {
+                let room = limit.saturating_sub(active(tx, &pair, Some(backfill)).await?);
+                starting.extend(self.pick(tx, &pair, Some(backfill), room.min(STARTS_AT_ONCE)).await?);
+            }
+        }
+        if starting.is_empty() {
+            return Ok(admitted);
+        }
+        admitted.started = starting.iter().map(|it| (it.tenant.clone(), it.run)).collect();
+        start_runs(self.store, tx, starting).await?;
+        Ok(admitted)
+    }
+}
+
+impl Admit<'_> {
+    /// Locks the rows of pairs that may start anything; another scheduler looks at those it has locked.
+    async fn lock(&self, tx: &Tx) -> Result<Vec<Pair>, StoreError> {
+        let named = self.pairs.iter().map(|(tenant, dag)| json!({ "tenant": tenant, "dag": dag })).collect();
+        let skip = if tx.dialect.skip_locked().is_empty() { "" } else { " FOR UPDATE OF s SKIP LOCKED" };
+        let sql = format!(
+            "SELECT s.tenant, s.dag, s.max_active, s.overlap FROM {} \
+             JOIN schedule s ON s.tenant = r.tenant AND s.dag = r.dag JOIN tenant n ON n.tenant = s.tenant \
+             WHERE n.status <> 'suspended' AND {NOT_PAUSED} ORDER BY s.tenant, s.dag{skip}",
+            tx.dialect.rows(1, &[("tenant", Kind::Text), ("dag", Kind::Text)])
+        );
+        let found = tx.all("lock what is queued", &sql, vec![param(named)]).await?;
+        let pair = |row: &QueryResult| {
+            let limit: Option<i64> = rows::get(row, "max_active")?;
+            Ok(Pair {
+                tenant: rows::parse(row, "tenant", TenantId::parse)?,
+                dag: rows::parse(row, "dag", DagId::parse)?,
+                max_active: limit.and_then(|limit| u32::try_from(limit).ok()),
+                overlap: rows::parse(row, "overlap", |word| Overlap::parse(word).ok_or("unknown policy"))?,
+            })
+        };
+        found.iter().map(pair).collect()
+    }
+
+    /// Whether a tenant's artifacts weigh as much as they may: nothing starts until some are gone.
+    async fn is_over_quota(&self, tx: &Tx, pair: &Pair) -> Result<bool, StoreError> {
+        let sql = "SELECT quotas FROM tenant WHERE tenant = $1";
+        let found = tx.all("read a tenant's quota", sql, vec![pair.tenant.to_string().into()]).await?;
+        let Some(quota) = found.first().map(quotas).transpose()?.and_then(|quotas| quotas.artifact_bytes) else {
+            return Ok(false);
+        };
+        let sql = "SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) AS bytes FROM artifact \
+                   WHERE tenant = $1 AND linked_from IS NULL";
+        let found = tx.all("weigh a tenant's artifacts", sql, vec![pair.tenant.to_string().into()]).await?;
+        let used = found.first().map_or(Ok(0), |row| sum(row, "bytes"))?;
+        let Some(reason) = over_quota(Some(quota), used) else { return Ok(false) };
+        let alert = NewAlert {
+            tenant: &pair.tenant,
+            dag: &pair.dag,
+            kind: AlertKind::QuotaExceeded,
+            subject: "artifact_bytes",
+            run: None,
+            message: format!("no run of {} starts for {}: {reason}", pair.dag, pair.tenant),
+            detail: json!(reason),
+        };
+        tx.all_of(vec![raise(tx, &[alert])]).await?;
+        Ok(true)
+    }
+
+    /// The live runs of a pair that start, after its policy for overlaps.
+    async fn live(&self, tx: &Tx, pair: &Pair, admitted: &mut Admitted) -> Result<Vec<Starting>, StoreError> {
+        let Some(limit) = pair.max_active else { return self.pick(tx, pair, None, STARTS_AT_ONCE).await };
+        let active = active(tx, pair, None).await?;
+        let room = limit.saturating_sub(active);
+        match pair.overlap {
+            Overlap::Queue => {}
+            Overlap::Skip => admitted.to_cancel.extend(self.beyond(tx, pair, room, "queue_rank").await?),
+            Overlap::CancelOlder => {
+                // The newest ones start; who is older, and waits or runs, makes room.
+                admitted.to_cancel.extend(self.beyond(tx, pair, limit, "queue_rank DESC").await?);
+                let queued = self.pick(tx, pair, None, limit).await?.len();
+                let surplus = (active as usize + queued).saturating_sub(limit as usize);
+                admitted.to_cancel.extend(oldest_active(tx, pair, surplus).await?);
+            }
+        }
+        let mut starting = self.pick(tx, pair, None, room.min(STARTS_AT_ONCE)).await?;
+        starting.retain(|it| !admitted.to_cancel.contains(&(it.tenant.clone(), it.run)));
+        Ok(starting)
+    }
+
+    /// The next queued runs of a lane, locked.
+    async fn pick(
+        &self,
+        tx: &Tx,
+        pair: &Pair,
+        lane: Option<BackfillId>,
+        limit: u32,
+    ) -> Result<Vec<Starting>, StoreError> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let sql = format!(
+            "SELECT u.run, u.dag_version, u.seed, u.priority, u.deadline_at FROM run u \
+             WHERE u.tenant = $1 AND u.dag = $2 AND u.state = 'queued' AND u.backfill IS NOT DISTINCT FROM $3 \
+             AND u.start_at <= $5 ORDER BY u.queue_rank, u.run LIMIT $4{}",
+            tx.dialect.lock("u")
+        );
+        let values = vec![
+            pair.tenant.to_string().into(),
+            pair.dag.to_string().into(),
+            lane.map(|id| id.to_string()).into(),
+            i64::from(limit).into(),
+            tx.now.into(),
+        ];
+        let found = tx.all("pick queued runs", &sql, values).await?;
+        let mut starting = Vec::with_capacity(found.len());
+        for row in &found {
+            let digest = rows::parse(row, "dag_version", Digest::parse)?;
+            let dag = match self.store.cached_dag(digest) {
+                Some(dag) => dag,
+                None => self.read_dag(tx, digest).await?,
+            };
+            starting.push(Starting {
+                tenant: pair.tenant.clone(),
+                run: rows::parse(row, "run", RunId::parse)?,
+                dag,
+                seed: rows::get::<i64>(row, "seed")?.cast_unsigned(),
+                priority: rows::get(row, "priority")?,
+                due_by: rows::get(row, "deadline_at")?,
+            });
+        }
+        Ok(starting)
+    }
+
+    async fn read_dag(&self, tx: &Tx, digest: Digest) -> Result<Arc<crate::dag::Dag>, StoreError> {
+        let sql = "SELECT digest AS dag_version, dag, source FROM dag_version WHERE digest = $1";
+        let found = tx.all("read a DAG version", sql, vec![digest.to_string().into()]).await?;
+        let row = found.first().ok_or_else(|| StoreError::Corrupt {
+            what: "run",
+            detail: format!("its DAG version {digest} is not there"),
+        })?;
+        self.store.dag_of(row)
+    }
+
+    /// Queued live runs behind the first `keep` ones in that order.
+    async fn beyond(&self, tx: &Tx, pair: &Pair, keep: u32, order: &str) -> Result<Vec<(TenantId, RunId)>, StoreError> {
+        let sql = format!(
+            "SELECT u.run FROM run u WHERE u.tenant = $1 AND u.dag = $2 AND u.state = 'queued' \
+             AND u.backfill IS NULL ORDER BY u.{order} LIMIT 1000 OFFSET $3"
+        );
+        let values = vec![pair.tenant.to_string().into(), pair.dag.to_string().into(), i64::from(keep).into()];
+        let found = tx.all("read what overlaps", &sql, values).await?;
+        found.iter().map(|row| Ok((pair.tenant.clone(), rows::parse(row, "run", RunId::parse)?))).collect()
+    }
+}
+
+/// Active runs of a lane.
+async fn active(tx: &Tx, pair: &Pair, lane: Option<BackfillId>) -> Result<u32, StoreError> {
+    let sql = "SELECT COUNT(*) AS n FROM run WHERE tenant = $1 AND dag = $2 AND state IN ('running', 'canceling') \
+               AND backfill IS NOT DISTINCT FROM $3";
+    let values =
+        vec![pair.tenant.to_string().into(), pair.dag.to_string().into(), lane.map(|id| id.to_string()).into()];
+    let found = tx.all("count active runs", sql, values).await?;
+    found.first().map_or(Ok(0), |row| rows::count(row, "n"))
+}
+
+async fn oldest_active(tx: &Tx, pair: &Pair, count: usize) -> Result<Vec<(TenantId, RunId)>, StoreError> {
+    let sql = "SELECT run FROM run WHERE tenant = $1 AND dag = $2 AND state = 'running' AND backfill IS NULL \
+               ORDER BY logical_time LIMIT $3";
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    let values = vec![pair.tenant.to_string().into(), pair.dag.to_string().into(), count.into()];
+    let found = tx.all("read what is overtaken", sql, values).await?;
+    found.iter().map(|row| Ok((pair.tenant.clone(), rows::parse(row, "run", RunId::parse)?))).collect()
+}
+
+/// The backfills of a pair that go on, with what each may have active.
+async fn backfills(tx: &Tx, pair: &Pair) -> Result<Vec<(BackfillId, u32)>, StoreError> {
+    let sql = "SELECT backfill, max_active FROM backfill WHERE tenant = $1 AND dag = $2 AND state = 'running' \
+               ORDER BY created_at";
+    let values = vec![pair.tenant.to_string().into(), pair.dag.to_string().into()];
+    let found = tx.all("read the backfills", sql, values).await?;
+    let one = |row| Ok((rows::parse(row, "backfill", BackfillId::parse)?, rows::count(row, "max_active")?));
+    found.iter().map(one).collect()
+}

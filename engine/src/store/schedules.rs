@@ -1,0 +1,469 @@
+//! Schedules as rows: which tenant takes which DAG by which rule, what is due, and making it.
+//!
+//! A row is also the lock of its pair: runs come due and start under it. Firing compares the row's
+//! version with the one that was read, so of two schedulers one makes the runs; should that ever fail,
+//! the index that allows one run per tenant, DAG and logical time stands behind it. What a rule means is
+//! the business of the pure `schedule`; the scheduler asks it between [`Store::due`] and [`Store::fire`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::{Map, Value, json};
+
+use super::create::enqueue;
+use super::dialect::Kind;
+use super::rows::{self, param};
+use super::tx::{Tx, Write};
+use super::{NewRun, Store, StoreError, tx};
+use crate::dag::{Dag, Overlap};
+use crate::id::{DagId, Digest, RunId, TenantId};
+use crate::plan::Micros;
+use crate::tenant::Quotas;
+
+/// A tenant takes a DAG.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Subscription {
+    /// Who.
+    pub tenant: TenantId,
+    /// Takes what.
+    pub dag: DagId,
+    /// Whether runs may come due: the tenant is not suspended, and the schedule takes its status.
+    pub is_live: bool,
+    /// The schedule with the tenant's own over it, and the calendars that it names; `None` = on request.
+    pub rule: Option<Value>,
+    /// `on`: what it waits for, where it comes due by what arrives.
+    pub trigger: Option<Value>,
+    /// The tenant's parameters for this DAG.
+    pub overlay: Map<String, Value>,
+    /// Active runs at once.
+    pub max_active: Option<u32>,
+    /// What follows where there are more.
+    pub overlap: Overlap,
+    /// When it comes due next, if the rule is new here.
+    pub next_at: Option<Micros>,
+}
+
+/// A schedule that has to be looked at.
+#[derive(Debug, Clone)]
+pub struct DueSchedule {
+    /// Whose.
+    pub tenant: TenantId,
+    /// The DAG's applied version.
+    pub dag: Arc<Dag>,
+    /// As [`Subscription::rule`].
+    pub rule: Value,
+    /// As [`Subscription::overlay`].
+    pub params: Map<String, Value>,
+    /// Nothing earlier is due.
+    pub since: Micros,
+    /// The newest fire that was decided.
+    pub last_fire: Option<Micros>,
+    /// To be given back to [`Store::fire`].
+    pub version: i64,
+}
+
+/// What a look at a schedule led to.
+#[derive(Debug, Clone)]
+pub struct Fired {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Of which DAG.
+    pub dag: DagId,
+    /// The row's version when it was read.
+    pub version: i64,
+    /// The runs that came due.
+    pub runs: Vec<NewRun>,
+    /// The newest fire that is decided now.
+    pub last_fire: Option<Micros>,
+    /// When to look again.
+    pub next_at: Option<Micros>,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FireOutcome {
+    /// Runs made, all queued.
+    pub made: Vec<RunId>,
+    /// Schedules that have to wait: their tenants have as many queued runs as they may.
+    pub deferred: Vec<(TenantId, DagId)>,
+}
+
+/// What there is to do for the chores that make and start runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Agenda {
+    /// A schedule has to be looked at.
+    pub is_due: bool,
+    /// A run waits to start.
+    pub is_queued: bool,
+    /// A backfill goes on.
+    pub has_backfills: bool,
+    /// A DAG waits for others.
+    pub has_triggers: bool,
+}
+
+/// A line of `headworks schedule list`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScheduleView {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Of which DAG.
+    pub dag: DagId,
+    /// Whether runs may come due.
+    pub is_live: bool,
+    /// Whether somebody paused the DAG, the tenant or both.
+    pub is_paused: bool,
+    /// The rule.
+    pub rule: Option<Value>,
+    /// The newest fire that was decided.
+    pub last_fire: Option<Micros>,
+    /// When it is looked at next.
+    pub next_at: Option<Micros>,
+}
+
+/// A tenant that has as many queued runs as it may is looked at again after this long.
+const DEFERRED: Micros = 30 * 1_000_000;
+
+/// What the filters of this file and of `admit` share: nobody paused the pair of row `s`.
+pub(super) const NOT_PAUSED: &str = "NOT EXISTS (SELECT 1 FROM pause p WHERE (p.dag = s.dag OR p.dag = '') \
+     AND (p.tenant = s.tenant OR p.tenant = ''))";
+
+impl Store {
+    /// Makes `dags` the versions of new runs, and writes who takes them. With `all`, what is not named is
+    /// taken by nobody any more.
+    ///
+    /// A row whose rule changed counts from `now`; one whose rule stayed goes on where it was.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn apply_schedules(
+        &self,
+        dags: &[Arc<Dag>],
+        subscriptions: &[Subscription],
+        all: bool,
+        now: Micros,
+    ) -> Result<(), StoreError> {
+        for dag in dags {
+            self.cache_dag(Arc::clone(dag));
+        }
+        self.write(&Apply { dags, subscriptions, all, now }).await
+    }
+
+    /// Schedules to be looked at by `now`, the longest due first; and when the next one is after that.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn due(&self, now: Micros, limit: usize) -> Result<Vec<DueSchedule>, StoreError> {
+        let sql = format!(
+            "SELECT s.tenant, s.dag, s.rule, s.overlay, s.since, s.last_fire, s.version, d.dag_version \
+             FROM schedule s JOIN dag d ON d.dag = s.dag JOIN tenant n ON n.tenant = s.tenant \
+             WHERE s.next_at <= $1 AND s.is_live AND s.rule IS NOT NULL AND n.status <> 'suspended' AND {NOT_PAUSED} \
+             ORDER BY s.next_at LIMIT $2"
+        );
+        let values = vec![now.into(), i64::try_from(limit).unwrap_or(i64::MAX).into()];
+        let found = tx::read(&self.db, "read what is due", &sql, values).await?;
+        let mut due = Vec::with_capacity(found.len());
+        for row in &found {
+            due.push(DueSchedule {
+                tenant: rows::parse(row, "tenant", TenantId::parse)?,
+                dag: self.dag_version(rows::parse(row, "dag_version", Digest::parse)?).await?,
+                rule: rows::get_json(row, "rule")?,
+                params: object(rows::get_json(row, "overlay")?),
+                since: rows::get(row, "since")?,
+                last_fire: rows::get(row, "last_fire")?,
+                version: rows::get(row, "version")?,
+            });
+        }
+        Ok(due)
+    }
+
+    /// Whether there is anything for the chores that make and start runs: one read, whatever waits.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn agenda(&self, now: Micros) -> Result<Agenda, StoreError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM schedule WHERE next_at <= $1) AS is_due, \
+                   EXISTS (SELECT 1 FROM run WHERE state = 'queued') AS is_queued, \
+                   EXISTS (SELECT 1 FROM backfill WHERE state = 'running') AS has_backfills, \
+                   EXISTS (SELECT 1 FROM schedule WHERE is_live AND trigger_on IS NOT NULL) AS has_triggers";
+        let found = tx::read(&self.db, "read what is to be done", sql, vec![now.into()]).await?;
+        let row = found.first().ok_or(StoreError::Corrupt { what: "schedule", detail: "no answer".into() })?;
+        Ok(Agenda {
+            is_due: rows::get(row, "is_due")?,
+            is_queued: rows::get(row, "is_queued")?,
+            has_backfills: rows::get(row, "has_backfills")?,
+            has_triggers: rows::get(row, "has_triggers")?,
+        })
+    }
+
+    /// Records what a look led to, and makes the runs, queued. What another scheduler was faster with is
+    /// left out.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn fire(&self, fired: &[Fired], now: Micros) -> Result<FireOutcome, StoreError> {
+        if fired.is_empty() {
+            return Ok(FireOutcome::default());
+        }
+        self.write(&Fire { store: self, fired, now }).await
+    }
+
+    /// The DAG of a digest.
+    pub(super) async fn dag_version(&self, digest: Digest) -> Result<Arc<Dag>, StoreError> {
+        if let Some(dag) = self.cached_dag(digest) {
+            return Ok(dag);
+        }
+        let sql = "SELECT digest AS dag_version, dag, source FROM dag_version WHERE digest = $1";
+        let found = tx::read(&self.db, "read a DAG version", sql, vec![digest.to_string().into()]).await?;
+        let row = found
+            .first()
+            .ok_or_else(|| StoreError::Corrupt { what: "dag", detail: format!("its version {digest} is not there") })?;
+        self.dag_of(row)
+    }
+
+    /// The applied version of a DAG, if it was ever applied.
+    ///
+    /// # Errors
+    /// The database's; the version does not fit this binary.
+    pub async fn applied_dag(&self, dag: &DagId) -> Result<Option<Arc<Dag>>, StoreError> {
+        let sql = "SELECT dag_version FROM dag WHERE dag = $1";
+        let found = tx::read(&self.db, "read a DAG", sql, vec![dag.to_string().into()]).await?;
+        match found.first() {
+            None => Ok(None),
+            Some(row) => Ok(Some(self.dag_version(rows::parse(row, "dag_version", Digest::parse)?).await?)),
+        }
+    }
+
+    /// Who takes what, by DAG and tenant.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn schedules(
+        &self,
+        dag: Option<&DagId>,
+        tenant: Option<&TenantId>,
+        limit: u64,
+    ) -> Result<Vec<ScheduleView>, StoreError> {
+        let sql = format!(
+            "SELECT s.tenant, s.dag, s.is_live, s.rule, s.last_fire, s.next_at, NOT ({NOT_PAUSED}) AS is_paused \
+             FROM schedule s WHERE ($1 = '' OR s.dag = $1) AND ($2 = '' OR s.tenant = $2) \
+             ORDER BY s.dag, s.tenant LIMIT $3"
+        );
+        let values = vec![
+            dag.map(DagId::to_string).unwrap_or_default().into(),
+            tenant.map(TenantId::to_string).unwrap_or_default().into(),
+            i64::try_from(limit).unwrap_or(i64::MAX).into(),
+        ];
+        let found = tx::read(&self.db, "list the schedules", &sql, values).await?;
+        found.iter().map(read_view).collect()
+    }
+}
+
+fn read_view(row: &sea_orm::QueryResult) -> Result<ScheduleView, StoreError> {
+    let rule: Option<String> = rows::get(row, "rule")?;
+    Ok(ScheduleView {
+        tenant: rows::parse(row, "tenant", TenantId::parse)?,
+        dag: rows::parse(row, "dag", DagId::parse)?,
+        is_live: rows::get(row, "is_live")?,
+        is_paused: rows::get(row, "is_paused")?,
+        rule: rule.map(|_| rows::get_json(row, "rule")).transpose()?,
+        last_fire: rows::get(row, "last_fire")?,
+        next_at: rows::get(row, "next_at")?,
+    })
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    if let Value::Object(map) = value { map } else { Map::new() }
+}
+
+struct Apply<'a> {
+    dags: &'a [Arc<Dag>],
+    subscriptions: &'a [Subscription],
+    all: bool,
+    now: Micros,
+}
+
+/// Rows of one statement: a parameter of some megabytes, not of some hundred.
+const ROWS: usize = 10_000;
+
+#[async_trait]
+impl Write for Apply<'_> {
+    type Output = ();
+    const WHAT: &'static str = "apply schedules";
+
+    async fn apply(&self, tx: &Tx) -> Result<(), StoreError> {
+        for dag in self.dags {
+            let digest = dag.version.to_string();
+            let sql = "INSERT INTO dag_version (digest, dag, source, created_at) VALUES ($1, $2, $3, $4) \
+                       ON CONFLICT (digest) DO NOTHING";
+            let values =
+                vec![digest.clone().into(), dag.id.to_string().into(), dag.source.clone().into(), tx.now.into()];
+            tx.execute(Self::WHAT, sql, values).await?;
+            let sql = "INSERT INTO dag (dag, dag_version, applied_at) VALUES ($1, $2, $3) ON CONFLICT (dag) \
+                       DO UPDATE SET dag_version = excluded.dag_version, applied_at = excluded.applied_at \
+                       WHERE dag.dag_version <> excluded.dag_version";
+            tx.execute(Self::WHAT, sql, vec![dag.id.to_string().into(), digest.into(), tx.now.into()]).await?;
+        }
+        let mut sorted: Vec<&Subscription> = self.subscriptions.iter().collect();
+        sorted.sort_by(|a, b| (&a.tenant, &a.dag).cmp(&(&b.tenant, &b.dag)));
+        for chunk in sorted.chunks(ROWS) {
+            self.upsert(tx, chunk).await?;
+        }
+        if self.all {
+            self.forget(tx, &sorted).await?;
+        }
+        let sql = format!("UPDATE schedule AS s SET next_at = NULL WHERE s.next_at IS NOT NULL AND NOT ({NOT_PAUSED})");
+        tx.execute(Self::WHAT, &sql, vec![]).await?;
+        tx.all_of(Vec::new()).await
+    }
+}
+
+impl Apply<'_> {
+    async fn upsert(&self, tx: &Tx, rows: &[&Subscription]) -> Result<(), StoreError> {
+        let columns = [
+            ("tenant", Kind::Text),
+            ("dag", Kind::Text),
+            ("is_live", Kind::Bool),
+            ("rule", Kind::Text),
+            ("trigger_on", Kind::Text),
+            ("overlay", Kind::Text),
+            ("max_active", Kind::Int),
+            ("overlap", Kind::Text),
+            ("next_at", Kind::Int),
+        ];
+        let fields = rows.iter().map(|it| {
+            json!({
+                "tenant": it.tenant, "dag": it.dag, "is_live": it.is_live,
+                "rule": it.rule.as_ref().map(Value::to_string), "trigger_on": it.trigger.as_ref().map(Value::to_string),
+                "overlay": Value::Object(it.overlay.clone()).to_string(),
+                "max_active": it.max_active, "overlap": it.overlap.as_str(),
+                "next_at": if it.is_live && it.rule.is_some() { it.next_at } else { None },
+            })
+        });
+        let names: Vec<_> = columns.iter().map(|(name, _)| *name).collect();
+        let sql = format!(
+            "INSERT INTO schedule ({}, since, version, updated_at) SELECT {}, $2, 0, $2 FROM {} WHERE TRUE \
+             ON CONFLICT (tenant, dag) DO UPDATE SET is_live = excluded.is_live, rule = excluded.rule, \
+             trigger_on = excluded.trigger_on, overlay = excluded.overlay, max_active = excluded.max_active, overlap = excluded.overlap, \
+             since = CASE WHEN schedule.rule IS NOT DISTINCT FROM excluded.rule THEN schedule.since ELSE excluded.since END, \
+             next_at = CASE WHEN schedule.rule IS NOT DISTINCT FROM excluded.rule AND schedule.is_live = excluded.is_live \
+             AND schedule.next_at IS NOT NULL THEN schedule.next_at ELSE excluded.next_at END, \
+             version = schedule.version + 1, updated_at = excluded.updated_at \
+             WHERE schedule.rule IS DISTINCT FROM excluded.rule OR schedule.is_live <> excluded.is_live \
+             OR schedule.trigger_on IS DISTINCT FROM excluded.trigger_on OR schedule.overlay <> excluded.overlay OR schedule.max_active IS DISTINCT FROM excluded.max_active \
+             OR schedule.overlap <> excluded.overlap",
+            names.join(", "),
+            names.iter().map(|name| format!("r.{name}")).collect::<Vec<_>>().join(", "),
+            tx.dialect.rows(1, &columns)
+        );
+        tx.execute(Self::WHAT, &sql, vec![param(fields.collect()), self.now.into()]).await?;
+        Ok(())
+    }
+
+    /// Pairs that no file names any more: their rows stay, for their history, and nothing comes due.
+    async fn forget(&self, tx: &Tx, named: &[&Subscription]) -> Result<(), StoreError> {
+        let named = named.iter().map(|it| json!({ "tenant": it.tenant, "dag": it.dag })).collect();
+        let sql = format!(
+            "UPDATE schedule SET is_live = FALSE, next_at = NULL, version = version + 1, updated_at = $2 \
+             WHERE is_live AND NOT EXISTS (SELECT 1 FROM {} WHERE r.tenant = schedule.tenant AND r.dag = schedule.dag)",
+            tx.dialect.rows(1, &[("tenant", Kind::Text), ("dag", Kind::Text)])
+        );
+        tx.execute(Self::WHAT, &sql, vec![param(named), self.now.into()]).await?;
+        Ok(())
+    }
+}
+
+struct Fire<'a> {
+    store: &'a Store,
+    fired: &'a [Fired],
+    now: Micros,
+}
+
+#[async_trait]
+impl Write for Fire<'_> {
+    type Output = FireOutcome;
+    const WHAT: &'static str = "make runs that are due";
+
+    async fn apply(&self, tx: &Tx) -> Result<FireOutcome, StoreError> {
+        let held = self.lock(tx).await?;
+        let mine: Vec<&Fired> =
+            self.fired.iter().filter(|it| held.contains(&(it.tenant.clone(), it.dag.clone()))).collect();
+        let mut rooms = Rooms::default();
+        let (mut outcome, mut moves, mut runs) = (FireOutcome::default(), Vec::new(), Vec::new());
+        for it in mine {
+            let has_room = rooms.take(tx, &it.tenant, it.runs.len()).await?;
+            let (last, next) = match has_room {
+                true => (it.last_fire, it.next_at),
+                false => (None, Some(self.now + DEFERRED)),
+            };
+            moves.push(json!({ "tenant": it.tenant, "dag": it.dag, "fired": last, "next": next }));
+            if has_room {
+                runs.extend(it.runs.iter().cloned());
+            } else {
+                outcome.deferred.push((it.tenant.clone(), it.dag.clone()));
+            }
+        }
+        let columns = [("tenant", Kind::Text), ("dag", Kind::Text), ("fired", Kind::Int), ("next", Kind::Int)];
+        let sql = format!(
+            "UPDATE schedule SET last_fire = COALESCE(r.fired, schedule.last_fire), next_at = r.next, \
+             version = schedule.version + 1, updated_at = $2 \
+             FROM {} WHERE schedule.tenant = r.tenant AND schedule.dag = r.dag",
+            tx.dialect.rows(1, &columns)
+        );
+        tx.execute(Self::WHAT, &sql, vec![param(moves), self.now.into()]).await?;
+        outcome.made = enqueue(tx, self.store, &runs).await?;
+        tx.all_of(Vec::new()).await?;
+        Ok(outcome)
+    }
+}
+
+impl Fire<'_> {
+    /// Locks the rows that nobody has moved since they were read.
+    async fn lock(&self, tx: &Tx) -> Result<BTreeSet<(TenantId, DagId)>, StoreError> {
+        let read = self.fired.iter().map(|it| json!({ "tenant": it.tenant, "dag": it.dag, "version": it.version }));
+        let columns = [("tenant", Kind::Text), ("dag", Kind::Text), ("version", Kind::Int)];
+        let sql = format!(
+            "SELECT s.tenant, s.dag FROM {} JOIN schedule s ON s.tenant = r.tenant AND s.dag = r.dag \
+             AND s.version = r.version WHERE s.is_live AND {NOT_PAUSED} ORDER BY s.tenant, s.dag{}",
+            tx.dialect.rows(1, &columns),
+            tx.dialect.lock("s")
+        );
+        let found = tx.all("lock what is due", &sql, vec![param(read.collect())]).await?;
+        let pair = |row| Ok((rows::parse(row, "tenant", TenantId::parse)?, rows::parse(row, "dag", DagId::parse)?));
+        found.iter().map(pair).collect()
+    }
+}
+
+/// How many more runs each tenant may queue; read once per transaction.
+#[derive(Default)]
+pub(super) struct Rooms(BTreeMap<TenantId, Option<usize>>);
+
+impl Rooms {
+    /// Whether `count` more runs of a tenant may be queued; if so they are counted.
+    pub(super) async fn take(&mut self, tx: &Tx, tenant: &TenantId, count: usize) -> Result<bool, StoreError> {
+        let left = match self.0.get(tenant) {
+            Some(left) => *left,
+            None => room(tx, tenant).await?,
+        };
+        let enough = left.is_none_or(|left| left >= count);
+        self.0.insert(tenant.clone(), if enough { left.map(|left| left - count) } else { left });
+        Ok(enough)
+    }
+}
+
+/// Locks a tenant's quota and counts its queued runs; `None` = it has no such quota.
+async fn room(tx: &Tx, tenant: &TenantId) -> Result<Option<usize>, StoreError> {
+    let sql = format!("SELECT n.quotas FROM tenant n WHERE n.tenant = $1{}", tx.dialect.lock("n"));
+    let found = tx.all("lock a tenant's quota", &sql, vec![tenant.to_string().into()]).await?;
+    let Some(row) = found.first() else { return Ok(None) };
+    let Some(quota) = quotas(row)?.queued_runs else { return Ok(None) };
+    let sql = "SELECT COUNT(*) AS n FROM run WHERE tenant = $1 AND state = 'queued'";
+    let found = tx.all("count the queued runs", sql, vec![tenant.to_string().into()]).await?;
+    let queued = found.first().map_or(Ok(0), |row| rows::count(row, "n"))?;
+    Ok(Some(quota.saturating_sub(queued) as usize))
+}
+
+/// The quotas of a tenant's row.
+pub(super) fn quotas(row: &sea_orm::QueryResult) -> Result<Quotas, StoreError> {
+    rows::parse(row, "quotas", |text| serde_json::from_str::<Quotas>(text))
+}
