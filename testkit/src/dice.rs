@@ -17,7 +17,7 @@ impl Dice {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -27,7 +27,7 @@ impl Dice {
 
     /// A number from `from` up to, not including, `to`.
     pub fn within(&mut self, from: u64, to: u64) -> u64 {
-        from + self.next() % to.saturating_sub(from).max(1)
+        from + self.draw() % to.saturating_sub(from).max(1)
     }
 
     /// One of `choices`.
@@ -53,7 +53,7 @@ mod tests {
     fn a_seed_decides_and_a_name_separates() {
         let draw = |seed, name: &str| {
             let mut dice = Dice::new(seed, name);
-            (0..8).map(|_| dice.next()).collect::<Vec<_>>()
+            (0..8).map(|_| dice.draw()).collect::<Vec<_>>()
         };
         assert_eq!(draw(7, "a"), draw(7, "a"));
         assert_ne!(draw(7, "a"), draw(7, "b"));

@@ -37,7 +37,7 @@ pub(crate) async fn f1_kill_in_mid_task(world: &mut World) {
     until_gone(began.pid, Duration::from_secs(1)).await;
     world.ledger.until(PATIENCE, |it| it.task == "b" && it.attempt == 2).await;
     world.open_gate("go");
-    world.until_succeeded(&[run.clone()], PATIENCE).await;
+    world.until_succeeded(std::slice::from_ref(&run), PATIENCE).await;
     assert_eq!(world.attempts(&run, "b"), ["lost", "succeeded"]);
     let starts = |name: &str| world.ledger.of(name, "start").len();
     assert_eq!((starts("a"), starts("b"), starts("c")), (1, 2, 1));
@@ -68,7 +68,7 @@ pub(crate) async fn f2_kill_after_the_claim(world: &mut World) {
     let run = world.submit("chain").await;
     world.process(victim).ended(PATIENCE).await;
     world.start("worker-b", &[]).await;
-    world.until_succeeded(&[run.clone()], PATIENCE).await;
+    world.until_succeeded(std::slice::from_ref(&run), PATIENCE).await;
     assert_eq!(world.attempts(&run, "t0"), ["lost", "succeeded"]);
     assert_eq!(world.ledger.of("t0", "start").len(), 1, "the lost attempt never began");
 }
@@ -77,7 +77,7 @@ pub(crate) async fn f2_kill_after_the_claim(world: &mut World) {
 /// invisible, and the next attempt publishes under its own epoch.
 pub(crate) async fn f3_kill_after_the_put(world: &mut World) {
     world.dag(&inline_chain(world, "chain", 2));
-    let many = if world.seed % 2 == 0 { "1*off->abort" } else { "abort" };
+    let many = if world.seed.is_multiple_of(2) { "1*off->abort" } else { "abort" };
     let run = world.submit("chain").await;
     let victim = world.start("worker-a", &[("FAILPOINTS", &format!("publish.after_put={many}"))]).await;
     world.process(victim).ended(PATIENCE).await;
@@ -85,7 +85,7 @@ pub(crate) async fn f3_kill_after_the_put(world: &mut World) {
     let (rows, files): (usize, usize) = (known.parse().expect("a count"), objects(world));
     assert_eq!(files, rows + 1, "one object that no row names");
     world.start("worker-b", &[]).await;
-    world.until_succeeded(&[run.clone()], PATIENCE).await;
+    world.until_succeeded(std::slice::from_ref(&run), PATIENCE).await;
     assert_eq!(world.view(&run).await.artifacts.len(), 2, "one per task, none of the lost attempt");
     assert_eq!(objects(world), 3, "the orphan is evidence until it is collected");
 }
@@ -143,7 +143,7 @@ pub(crate) async fn f5_kill_the_reaper(world: &mut World) {
     assert_eq!(world.attempts(&run, "b"), ["running"], "half a reaping is none");
     world.start("worker-c", &[]).await;
     world.open_gate("go");
-    world.until_succeeded(&[run.clone()], PATIENCE).await;
+    world.until_succeeded(std::slice::from_ref(&run), PATIENCE).await;
     assert_eq!(world.attempts(&run, "b"), ["lost", "succeeded"]);
 }
 
@@ -158,18 +158,18 @@ pub(crate) async fn f6_stop_past_the_lease(world: &mut World) {
     world.start("worker-b", &[]).await;
     world.ledger.until(PATIENCE, |it| it.task == "b" && it.attempt == 2).await;
     // Half of the zombies find that their child has ended well meanwhile, and report that.
-    let reports_late = world.seed % 2 == 0;
+    let reports_late = world.seed.is_multiple_of(2);
     if reports_late {
         world.open_gate("go");
         world.ledger.until(PATIENCE, |it| it.phase == "end" && it.pid == first.pid).await;
-        world.until_succeeded(&[run.clone()], PATIENCE).await;
+        world.until_succeeded(std::slice::from_ref(&run), PATIENCE).await;
     }
     world.process(zombie).signal(Signal::SIGCONT);
     until_gone(first.pid, TTL).await;
     if !reports_late {
         world.ledger.until(PATIENCE, |it| it.task == "b" && it.attempt == 2).await;
         world.open_gate("go");
-        world.until_succeeded(&[run.clone()], PATIENCE).await;
+        world.until_succeeded(std::slice::from_ref(&run), PATIENCE).await;
         let ended = world.ledger.of("b", "end");
         assert!(ended.iter().all(|it| it.pid != first.pid), "the zombie's child was killed before its end: {ended:?}");
     }
@@ -312,7 +312,7 @@ pub(crate) async fn f22_the_dag_changes(world: &mut World) {
     world.process(first).kill();
     world.start("serve", &[]).await;
     world.open_gate("go");
-    world.until_succeeded(&[run.clone()], PATIENCE).await;
+    world.until_succeeded(std::slice::from_ref(&run), PATIENCE).await;
     let names: Vec<_> = world.view(&run).await.tasks.iter().map(|it| it.instance.to_string()).collect();
     assert_eq!(names, ["a", "b", "c"], "the run keeps its version");
 }
@@ -322,7 +322,7 @@ pub(crate) async fn f28_drain(world: &mut World) {
     let gate = wait_at(world, "go");
     let toml = [head("drain"), task(world, "short", "", "sleep 0.7"), task(world, "long", "", &gate)].concat();
     world.dag(&toml);
-    let patient = world.seed % 2 == 0;
+    let patient = world.seed.is_multiple_of(2);
     let grace = [("HEADWORKS_EXECUTOR_DRAIN_GRACE_SECONDS", if patient { "30" } else { "1.5" })];
     let leaving = world.start("worker-a", &grace).await;
     let run = world.submit("drain").await;
@@ -339,7 +339,7 @@ pub(crate) async fn f28_drain(world: &mut World) {
     let status = world.process(leaving).ended(PATIENCE).await;
     assert!(status.success(), "{status}");
     world.open_gate("go");
-    world.until_succeeded(&[run.clone()], PATIENCE).await;
+    world.until_succeeded(std::slice::from_ref(&run), PATIENCE).await;
     assert_eq!(world.attempts(&run, "short"), ["succeeded"]);
     let expected: &[&str] = if patient { &["succeeded"] } else { &["canceled", "succeeded"] };
     assert_eq!(world.attempts(&run, "long"), expected, "handed back, not lost");

@@ -305,7 +305,7 @@ pub(crate) async fn f12_black_hole(world: &mut World) {
     tokio::time::sleep((TTL * 2).saturating_sub(opened.elapsed())).await;
     proxy.hole(false);
     world.open_gate("go");
-    world.until_succeeded(&[run.clone()], PATIENCE).await;
+    world.until_succeeded(std::slice::from_ref(&run), PATIENCE).await;
     assert_eq!(world.attempts(&run, "b"), ["lost", "succeeded"]);
     assert!(world.process(cut_off).is_alive());
     // Only the one that was cut off is left to do this.

@@ -65,7 +65,7 @@ pub(crate) async fn f13_clients(world: &mut World) {
         let mut clients = Vec::new();
         for client in 0..50 {
             let (store, run) = (Arc::clone(&stores[client % stores.len()]), run.clone());
-            let dice = Dice::new(world.dice.next(), "client");
+            let dice = Dice::new(world.dice.draw(), "client");
             clients.push(tokio::spawn(client_of(store, run, dice, round % 2 == 0)));
         }
         for client in clients {

@@ -124,7 +124,7 @@ pub(crate) async fn f16_object_store(world: &mut World) {
     world.process(worker).kill();
     assert_eq!(world.view(&hanging).await.artifacts.len(), 0, "what was put is not visible");
     world.start("worker-b", &more).await;
-    world.until_succeeded(&[hanging.clone()], PATIENCE).await;
+    world.until_succeeded(std::slice::from_ref(&hanging), PATIENCE).await;
     assert_eq!(world.attempts(&hanging, "t0"), ["lost", "succeeded"]);
 }
 
@@ -193,7 +193,7 @@ pub(crate) async fn f24_locked(world: &mut World) {
     let server = world.start("serve", &[]).await;
     world.ledger.until(PATIENCE, |it| it.task == "t2" && it.phase == "start").await;
     let lock = SqliteLock::take(world.url()).await;
-    let held = if world.seed % 2 == 0 { TTL + Duration::from_secs(2) } else { TTL / 2 };
+    let held = if world.seed.is_multiple_of(2) { TTL + Duration::from_secs(2) } else { TTL / 2 };
     tokio::time::sleep(held).await;
     lock.release().await;
     world.until_succeeded(&runs, PATIENCE).await;
