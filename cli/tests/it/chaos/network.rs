@@ -351,7 +351,7 @@ pub(crate) async fn f12_bad_line(world: &mut World) {
     let delay = Duration::from_millis(world.dice.within(1, 8));
     proxy.line(Line { delay, bytes_per_second: Some(400_000), ..Line::default() });
     for round in 1..=6 {
-        proxy.cut_after_bytes(world.dice.within(1, 20_000));
+        proxy.cut_after_bytes(world.dice.within(1, 4_000));
         let fired = tokio::time::timeout(PATIENCE, proxy.until_fired(round)).await;
         assert!(fired.is_ok(), "bytes pass all the time");
     }
