@@ -26,6 +26,7 @@ mod why;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine::config::Config;
 use engine::id::{IdError, TaskId, TenantId};
@@ -80,7 +81,8 @@ impl Session<'_> {
     /// Opens the store.
     pub(crate) async fn store(&self, mode: OpenMode) -> Result<Arc<Store>, Failure> {
         let catalog = Arc::new(self.project.kinds().clone());
-        Ok(Arc::new(Store::open(&self.config.store.url, mode, catalog).await?))
+        let limit = Duration::from_secs_f64(self.config.store.timeout_seconds);
+        Ok(Arc::new(Store::open_with(&self.config.store.url, mode, catalog, limit).await?))
     }
 
     /// Makes the tenants' quotas and the pools' sizes known to the store, as the files say now.

@@ -2,6 +2,8 @@
 
 mod attempts;
 mod bench;
+#[expect(clippy::print_stdout, reason = "what a failed scenario leaves behind is told through the test runner")]
+mod chaos;
 mod dags;
 mod errors;
 mod heavy;

@@ -27,6 +27,7 @@ mod models;
 mod open;
 mod page;
 mod pause;
+mod pool;
 mod reclaim;
 mod registry;
 mod rerun;
@@ -45,8 +46,6 @@ mod work;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-
-use sea_orm::DatabaseConnection;
 
 pub use admit::Admitted;
 pub use alerts::{Alert, AlertKind, NewAlert};
@@ -76,6 +75,7 @@ pub use why::{RunningView, Why};
 pub use work::Work;
 
 use self::dialect::Dialect;
+use self::pool::Pool;
 use self::time::DatabaseClock;
 use crate::dag::{Dag, KindCatalog, lower};
 use crate::id::{Digest, Incarnation, RunId, TenantId};
@@ -86,7 +86,7 @@ pub type Catalog = Arc<dyn KindCatalog + Send + Sync>;
 
 /// A handle on the database; clones of the `Arc` around it share everything.
 pub struct Store {
-    db: DatabaseConnection,
+    db: Pool,
     dialect: Dialect,
     url: String,
     catalog: Catalog,
