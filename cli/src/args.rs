@@ -103,6 +103,12 @@ pub(crate) struct WorkerArgs {
 pub(crate) enum BenchCommand {
     /// The engine on tasks that do nothing, beside what the database can do.
     Engine(BenchArgs),
+    /// Schedules that come due, and a backfill beside live runs.
+    Scheduler {
+        /// An empty database [default: SQLite in a temporary folder].
+        #[arg(long, value_name = "URL")]
+        store: Option<String>,
+    },
 }
 
 /// `headworks bench engine`
@@ -304,6 +310,15 @@ pub(crate) enum RunsCommand {
         /// Whose run it is.
         #[arg(long)]
         tenant: Option<String>,
+    },
+    /// Say how a night went: one line per tenant and DAG, with why it failed, waits or did not run.
+    Summary {
+        /// Of this DAG only.
+        #[arg(long)]
+        dag: Option<String>,
+        /// RFC 3339; runs created since [default: a day ago].
+        #[arg(long)]
+        since: Option<String>,
     },
     /// Print what a run's attempts printed.
     Logs(LogsArgs),

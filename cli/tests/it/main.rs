@@ -7,5 +7,6 @@ mod chaos;
 mod dags;
 mod errors;
 mod heavy;
+mod night;
 mod people;
 mod resume;
