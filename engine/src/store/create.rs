@@ -205,7 +205,8 @@ fn deadline(new: &NewRun, now: Micros) -> Option<Micros> {
     let limit = i64::try_from(new.dag.deadline?.as_micros()).unwrap_or(i64::MAX);
     let from = match new.kind {
         RunKind::Manual => now,
-        RunKind::Scheduled | RunKind::Triggered => new.logical_time,
+        // What a calendar puts off has its time from then.
+        RunKind::Scheduled | RunKind::Triggered => new.logical_time.max(new.start_at),
         RunKind::Backfill(_) => return None,
     };
     Some(from.saturating_add(limit))
