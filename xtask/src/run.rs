@@ -24,7 +24,17 @@ pub fn cargo(arguments: &[&str], variables: &[(&str, &str)]) -> Result<(), Failu
 pub fn program_in_root(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<(), Failure> {
     let shown = format!("{} {}", if program.ends_with("cargo") { "cargo" } else { program }, arguments.join(" "));
     eprintln!("xtask: {shown}");
-    let status = Command::new(program)
+    let mut command = Command::new(program);
+    // What cargo told xtask about itself is not about what xtask runs. Build scripts (that of `ring`) look at
+    // it: with it, each change between `cargo xtask test` and `cargo check` would build half of the
+    // dependencies anew.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|prefix| text.starts_with(prefix)) {
+            command.env_remove(&name);
+        }
+    }
+    let status = command
         .args(arguments)
         .envs(variables.iter().copied())
         .current_dir(crate::root())

@@ -82,7 +82,7 @@ pub(super) async fn dags(session: &Session<'_>, files: &[PathBuf]) -> Result<Exi
         dags.push(Arc::new(session.project.dag(&file.display().to_string(), session.output)?));
     }
     let tenants = session.project.tenants()?;
-    let store = session.store(OpenMode::Ask).await?;
+    let store = session.asking().await?;
     let rows = session.apply_strictly(&store, &dags, &tenants).await?;
     let applied: Vec<_> = dags
         .iter()

@@ -40,7 +40,7 @@ struct Asked {
 /// Runs `backfill`.
 pub(super) async fn run(session: &Session<'_>, args: &BackfillArgs) -> Result<ExitCode, Failure> {
     let asked = resolve(session, args)?;
-    let store = session.store(if args.plan { OpenMode::Read } else { OpenMode::Ask }).await?;
+    let store = if args.plan { session.store(OpenMode::Read).await? } else { session.asking().await? };
     let pair = (&asked.tenant.id, &asked.dag.id);
     let forecast = store.backfill_forecast(pair, &asked.fires, asked.reprocess).await?;
     if args.plan {
@@ -185,7 +185,7 @@ pub(super) async fn control(session: &Session<'_>, command: &BackfillsCommand) -
         BackfillsCommand::Resume(asked) => (asked, BackfillState::Running),
         BackfillsCommand::Cancel(asked) => (asked, BackfillState::Canceled),
     };
-    let store = session.store(OpenMode::Ask).await?;
+    let store = session.asking().await?;
     let (whose, id) = find(&store, asked).await?;
     let before = store.control_backfill(&whose, id, to).await?;
     let moved = matches!(before, Some(BackfillState::Running | BackfillState::Paused));

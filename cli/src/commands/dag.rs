@@ -46,7 +46,7 @@ fn scope(args: &PauseArgs) -> Result<PauseScope, Failure> {
 }
 
 async fn pause(session: &Session<'_>, args: &PauseArgs) -> Result<(), Failure> {
-    let (scope, store) = (scope(args)?, session.store(OpenMode::Ask).await?);
+    let (scope, store) = (scope(args)?, session.asking().await?);
     if store.schedules(scope.dag.as_ref(), scope.tenant.as_ref(), 1).await?.is_empty() {
         let whose = args.tenant.as_ref().map(|tenant| format!(" for {tenant}")).unwrap_or_default();
         return Err(Failure::usage(format!("DAG {}{whose} is not in force: there is nothing to pause", args.dag))
@@ -58,7 +58,7 @@ async fn pause(session: &Session<'_>, args: &PauseArgs) -> Result<(), Failure> {
 }
 
 async fn resume(session: &Session<'_>, args: &PauseArgs) -> Result<(), Failure> {
-    let (scope, store) = (scope(args)?, session.store(OpenMode::Ask).await?);
+    let (scope, store) = (scope(args)?, session.asking().await?);
     let was_there = store.resume(&scope, SystemClock.now()).await?;
     told(session, args, was_there, ("resumed", "was not paused"));
     Ok(())

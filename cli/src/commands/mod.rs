@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use engine::config::Config;
 use engine::id::{IdError, TaskId, TenantId};
-use engine::store::{OpenMode, Store};
+use engine::store::{OpenMode, Store, StoreError};
 
 use crate::args::{Args, BenchCommand, Command};
 use crate::exit::Failure;
@@ -85,6 +85,15 @@ impl Session<'_> {
         let catalog = Arc::new(self.project.kinds().clone());
         let limit = Duration::from_secs_f64(self.config.store.timeout_seconds);
         Ok(Arc::new(Store::open_with(&self.config.store.url, mode, catalog, limit).await?))
+    }
+
+    /// Opens the store to ask for something; an empty database is made ready first.
+    pub(crate) async fn asking(&self) -> Result<Arc<Store>, Failure> {
+        let catalog = Arc::new(self.project.kinds().clone());
+        match Store::open(&self.config.store.url, OpenMode::Ask, catalog).await {
+            Err(StoreError::SchemaOlder { .. }) => self.store(OpenMode::Own).await,
+            opened => Ok(Arc::new(opened?)),
+        }
     }
 
     /// Makes the tenants' quotas and the pools' sizes known to the store, as the files say now.

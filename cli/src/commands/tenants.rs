@@ -72,7 +72,7 @@ fn read(session: &Session<'_>, files: &[PathBuf]) -> Result<Vec<TenantSpec>, Fai
 async fn apply(session: &Session<'_>, files: &[PathBuf]) -> Result<(), Failure> {
     let tenants = read(session, files)?;
     let (dags, _) = session.project.all_dags()?;
-    let store = session.store(OpenMode::Ask).await?;
+    let store = session.asking().await?;
     let rows = session.apply_strictly(&store, &dags, &tenants).await?;
     if session.output.is_json() {
         let applied: Vec<_> = tenants
@@ -109,7 +109,7 @@ async fn onboard(session: &Session<'_>, file: &Path) -> Result<(), Failure> {
             .hint(format!("there are: {}", known.join(", "))));
         }
     }
-    let store = session.store(OpenMode::Ask).await?;
+    let store = session.asking().await?;
     let rows = session.apply_strictly(&store, &dags, &tenants).await?;
     let shown: Vec<Value> = rows
         .iter()
@@ -136,7 +136,7 @@ fn scope(tenant: &str) -> Result<PauseScope, Failure> {
 }
 
 async fn pause(session: &Session<'_>, tenant: &str, reason: Option<&str>) -> Result<(), Failure> {
-    let (scope, store) = (scope(tenant)?, session.store(OpenMode::Ask).await?);
+    let (scope, store) = (scope(tenant)?, session.asking().await?);
     if store.schedules(None, scope.tenant.as_ref(), 1).await?.is_empty() {
         return Err(Failure::usage(format!(
             "tenant {tenant} takes no DAG that is in force: there is nothing to pause"
@@ -149,7 +149,7 @@ async fn pause(session: &Session<'_>, tenant: &str, reason: Option<&str>) -> Res
 }
 
 async fn resume(session: &Session<'_>, tenant: &str) -> Result<(), Failure> {
-    let (scope, store) = (scope(tenant)?, session.store(OpenMode::Ask).await?);
+    let (scope, store) = (scope(tenant)?, session.asking().await?);
     let changed = store.resume(&scope, SystemClock.now()).await?;
     told(session, tenant, changed, if changed { "resumed" } else { "was not paused" });
     Ok(())

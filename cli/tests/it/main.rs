@@ -10,3 +10,4 @@ mod heavy;
 mod night;
 mod people;
 mod resume;
+mod schedule;

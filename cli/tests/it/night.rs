@@ -66,15 +66,18 @@ fn tenant(id: &str, more: &str, source: &str, cron: &str) -> String {
     )
 }
 
-/// A month of two products.
+/// Two hundred days of two products: more than the contract asks of a series.
 fn sales() -> String {
-    let day = |day: i32| {
+    let first = chrono::NaiveDate::from_ymd_opt(2011, 1, 1).expect("a date");
+    let day = |at: u64| {
+        let date = first + chrono::Days::new(at);
         format!(
-            "{day}1,85123A,HOLDER,{day},2011-01-{day:02}T08:26:00,2.55,17850,United Kingdom\n\
-             {day}2,71053,LANTERN,2,2011-01-{day:02}T09:00:00,3.39,17850,United Kingdom\n"
+            "{at}1,85123A,HOLDER,{},{date}T08:26:00,2.55,17850,United Kingdom\n\
+             {at}2,71053,LANTERN,2,{date}T09:00:00,3.39,17850,United Kingdom\n",
+            at % 7 + 1
         )
     };
-    HEADER.to_owned() + &(1..=30).map(day).collect::<String>()
+    HEADER.to_owned() + &(0..200).map(day).collect::<String>()
 }
 
 /// The bundled contract, for files of text.

@@ -179,7 +179,9 @@ fn a_run_whose_process_was_killed_is_canceled_at_once() {
     let refused = bench.run(&["retry", &id, "--json"]).json(2);
     assert_eq!(refused["error"]["kind"], "usage", "it has not ended: {refused}");
     let canceled = bench.run(&["runs", "cancel", &id, "--json"]).json(0);
-    assert_eq!((&canceled["state"], &canceled["given_up"]), (&"canceled".into(), &1.into()), "{canceled}");
+    assert_eq!(canceled["state"], "canceled", "{canceled}");
+    // `b`, and `beside` if it had not ended yet.
+    assert!(canceled["given_up"].as_u64().is_some_and(|count| (1..=2).contains(&count)), "{canceled}");
     std::fs::write(bench.path("go"), "").expect("writable");
     let retried = bench.run(&["retry", &id, "--json"]).json(0);
     assert_eq!(retried["state"], "succeeded");

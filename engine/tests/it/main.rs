@@ -10,4 +10,5 @@ mod kinds;
 mod queue;
 mod store;
 // After the macro, whose scope is textual.
+mod retention;
 mod schedules;

@@ -111,8 +111,12 @@ impl Bed {
         self.store.run_view(&run.tenant, run.run).await.expect("the run is there").summary.state
     }
 
+    /// Where its executors publish.
+    pub(crate) fn artifacts(&self) -> ArtifactStore {
+        ArtifactStore::open(&self.folder.path().join("objects").display().to_string()).expect("opens")
+    }
+
     pub(crate) fn executor(&self) -> Executor {
-        let artifacts = ArtifactStore::open(&self.folder.path().join("objects").display().to_string());
         let settings = Settings {
             slots: 4,
             lease_ttl: Duration::from_secs(60),
@@ -121,7 +125,7 @@ impl Bed {
             scratch_root: self.folder.path().join("scratch"),
             attempts: AttemptSettings::default(),
         };
-        Executor::new(Arc::clone(&self.store), Arc::new(artifacts.expect("opens")), self.kinds.clone(), settings)
+        Executor::new(Arc::clone(&self.store), Arc::new(self.artifacts()), self.kinds.clone(), settings)
     }
 
     pub(crate) async fn execute(&self, run: &NewRun) -> Result<RunState, ExecutorError> {

@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn a_run_tells_when_it_was_made() {
         let run = RunId::parse("01932c07-209c-7d3a-8b2f-2f0d5a3c9e11").expect("an id");
-        assert_eq!(made_at(run), Some(1_731_596_132_508_000));
+        assert_eq!(made_at(run), Some(1_731_610_484_892_000));
         assert_eq!(made_at(RunId::from_uuid(uuid::Uuid::nil())), None);
         assert!(is_log("t/d/r/task/1.1/log/000001.jsonl") && !is_log("t/d/r/task/1.1/log"));
     }
