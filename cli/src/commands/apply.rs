@@ -10,7 +10,7 @@ use std::sync::Arc;
 use engine::clock::{Clock, SystemClock};
 use engine::dag::Dag;
 use engine::scheduler::subscribe::{SubscribeError, subscriptions};
-use engine::store::{OpenMode, Retired, Store, Subscription};
+use engine::store::{Retired, Store, Subscription};
 use engine::tenant::TenantSpec;
 use serde_json::json;
 
