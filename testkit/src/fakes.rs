@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use async_trait::async_trait;
-use engine::dag::{InputSpec, OutputSpec};
+use engine::dag::{DependsOn, InputSpec, OutputSpec};
 use engine::id::ArtifactName;
 use engine::task::{ErrorClass, Kinds, Task, TaskContext, TaskError, TaskOutput};
 use schemars::JsonSchema;
@@ -51,6 +51,8 @@ impl Task for Fake {
     const KIND: &'static str = "fake";
     const CODE_VERSION: u32 = 1;
     const SUMMARY: &'static str = "does what a test tells it to";
+    const DEPENDS_ON: DependsOn = DependsOn::Inputs;
+    const MEASURED: &'static [&'static str] = &["seconds"];
 
     fn inputs(_with: &Value) -> Vec<InputSpec> {
         vec![InputSpec { name: out(), many: true, optional: true }]

@@ -97,13 +97,13 @@ impl Store {
     }
 
     /// What arrived of a source for a waiting DAG and is not used up, the oldest first. Backfills of the
-    /// source do not count: their runs are about the past.
+    /// source do not count: their runs are about the past. Neither do verifications.
     ///
     /// # Errors
     /// The database's.
     pub async fn arrivals(&self, waiting: &Waiting, source: &Source) -> Result<Vec<Arrived>, StoreError> {
         let name = source.name();
-        let unused = "u.backfill IS NULL AND NOT EXISTS (SELECT 1 FROM trigger_use x WHERE x.tenant = u.tenant \
+        let unused = "u.backfill IS NULL AND u.kind <> 'verify' AND NOT EXISTS (SELECT 1 FROM trigger_use x WHERE x.tenant = u.tenant \
                       AND x.dag = $3 AND x.source = $4 AND x.source_run = u.run)";
         let mut values: Vec<sea_orm::Value> = vec![
             waiting.tenant.to_string().into(),
