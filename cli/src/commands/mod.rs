@@ -3,20 +3,24 @@
 mod artifacts;
 pub(crate) mod attempt;
 mod bench;
+mod bisect;
 mod cancel;
 mod config;
 mod dag;
 mod db;
 mod events;
+mod lineage;
 mod logs;
 mod models;
 mod outcome;
+mod replay;
 mod retry;
 mod run;
 mod runs;
 mod serve;
 mod shapes;
 mod validate;
+mod verify;
 mod why;
 
 use std::process::ExitCode;
@@ -55,6 +59,7 @@ pub(crate) async fn dispatch(args: &Args, output: &Output) -> Result<ExitCode, F
         Command::Runs(command) => runs::run(&session, command).await,
         Command::Why(args) => why::run(&session, args).await,
         Command::Retry(args) => retry::run(&session, args).await,
+        Command::Replay(args) => replay::run(&session, args).await,
         Command::Artifacts(command) => artifacts::run(&session, command).await,
         Command::Models(command) => models::run(&session, command).await,
         Command::Db(command) => db::run(&session, command).await,

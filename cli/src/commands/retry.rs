@@ -57,7 +57,7 @@ fn words(made: &Rerun) -> String {
 }
 
 /// Who asks, as far as this machine knows.
-fn actor() -> String {
+pub(super) fn actor() -> String {
     let user = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
     user.map_or_else(|| "somebody at the command line".to_owned(), |user| format!("user {user}"))
 }

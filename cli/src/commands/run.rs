@@ -94,7 +94,7 @@ async fn create(session: &Session<'_>, args: &RunArgs) -> Result<(Arc<Store>, Te
     Ok((store, chosen.id, id))
 }
 
-fn parse_param(dag: &engine::dag::Dag, given: &str) -> Result<(String, Value), Failure> {
+pub(super) fn parse_param(dag: &engine::dag::Dag, given: &str) -> Result<(String, Value), Failure> {
     let Some((name, text)) = given.split_once('=') else {
         return Err(Failure::usage(format!("--param {given:?} has no value")).hint("write --param name=value"));
     };
@@ -183,7 +183,7 @@ pub(super) fn settings(session: &Session<'_>) -> Result<Settings, Failure> {
     })
 }
 
-async fn execute(
+pub(super) async fn execute(
     session: &Session<'_>,
     store: &Arc<Store>,
     artifacts: &Arc<ArtifactStore>,

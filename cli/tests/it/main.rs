@@ -6,4 +6,5 @@ mod dags;
 mod errors;
 mod heavy;
 mod people;
+mod replay;
 mod resume;

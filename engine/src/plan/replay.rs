@@ -63,6 +63,12 @@ impl ReplayAction {
     }
 }
 
+impl std::fmt::Display for ReplayAction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 /// One task instance of a replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplayStep {
