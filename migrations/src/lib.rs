@@ -17,10 +17,6 @@ pub struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![
-            Box::new(m0001_initial::Migration),
-            Box::new(m0002_schedules::Migration),
-            Box::new(m0003_memo::Migration),
-        ]
+        vec![Box::new(m0001_initial::Migration), Box::new(m0002_schedules::Migration), Box::new(m0003_memo::Migration)]
     }
 }

@@ -105,10 +105,8 @@ async fn publish_noise(context: &TaskContext, path: &str) -> Result<(), TaskErro
         Field::new("series", DataType::Utf8, false),
         Field::new("demand", DataType::UInt64, false),
     ]));
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::from(vec!["a", "b", "c"])),
-        Arc::new(UInt64Array::from(vec![1, 1_000 + noise, 3])),
-    ];
+    let columns: Vec<ArrayRef> =
+        vec![Arc::new(StringArray::from(vec!["a", "b", "c"])), Arc::new(UInt64Array::from(vec![1, 1_000 + noise, 3]))];
     let batch = RecordBatch::try_new(Arc::clone(&schema), columns).expect("columns fit the schema");
     let mut sink = context.parquet("table.parquet", schema)?;
     sink.write(&batch)?;

@@ -198,7 +198,8 @@ impl Bench<'_> {
         let rows = findings.iter().map(|it| vec![it.instance.to_string(), it.verdict.to_string(), it.detail.clone()]);
         output.table(&["task", "verdict", "detail"], rows.collect());
         for it in findings {
-            let differences = it.artifacts.iter().filter_map(|one| Some((one.name.to_string(), one.difference.as_ref()?)));
+            let differences =
+                it.artifacts.iter().filter_map(|one| Some((one.name.to_string(), one.difference.as_ref()?)));
             let outputs = it.outputs.iter().map(|difference| ("outputs".to_owned(), difference));
             for (name, difference) in differences.chain(outputs) {
                 for example in difference.examples() {

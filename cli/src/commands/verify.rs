@@ -65,9 +65,7 @@ async fn examine(
     });
     let found: Vec<_> = looked
         .buffered(AT_ONCE)
-        .try_filter(|(entry, condition)| {
-            std::future::ready(*condition != Condition::Intact || is_foreign(entry))
-        })
+        .try_filter(|(entry, condition)| std::future::ready(*condition != Condition::Intact || is_foreign(entry)))
         .try_collect()
         .await?;
     let mut problems = Vec::with_capacity(found.len());

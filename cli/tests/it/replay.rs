@@ -25,14 +25,24 @@ fn dag(bench: &Bench, script: &str) -> String {
     let script = script.replace("HERE", &here);
     [
         "[dag]\nid = \"steps\"\n".to_owned(),
-        task("first", "", &made("first"), "echo \"{\\\"run\\\": \\\"$HEADWORKS_RUN\\\"}\" > $HEADWORKS_ARTIFACTS/first.json"),
+        task(
+            "first",
+            "",
+            &made("first"),
+            "echo \"{\\\"run\\\": \\\"$HEADWORKS_RUN\\\"}\" > $HEADWORKS_ARTIFACTS/first.json",
+        ),
         task(
             "train",
             "needs = [\"first\"]\n",
             &format!("inputs = [\"first.json\"]\n{}", made("train")),
             &format!("{script}; echo \"{{\\\"seed\\\": $HEADWORKS_SEED}}\" > $HEADWORKS_ARTIFACTS/train.json"),
         ),
-        task("last", "needs = [\"train\"]\n", "inputs = [\"train.json\"]\n", "echo '{\"done\": 1}' > $HEADWORKS_OUTPUTS"),
+        task(
+            "last",
+            "needs = [\"train\"]\n",
+            "inputs = [\"train.json\"]\n",
+            "echo '{\"done\": 1}' > $HEADWORKS_OUTPUTS",
+        ),
         task("beside", "", &made("beside"), "echo '[1, 2]' > $HEADWORKS_ARTIFACTS/beside.json"),
     ]
     .concat()
@@ -64,12 +74,18 @@ fn replayed_from_what_failed(bench: &Bench) {
 
     std::fs::write(bench.path("mended"), "").expect("writable");
     let replay = bench.run(&["replay", run, "--from", "failed", "--json"]).json(0);
-    assert_eq!((&replay["state"], &replay["kind"], &replay["parent_run"]), (&"succeeded".into(), &"replay".into(), &failed["run_id"]));
+    assert_eq!(
+        (&replay["state"], &replay["kind"], &replay["parent_run"]),
+        (&"succeeded".into(), &"replay".into(), &failed["run_id"])
+    );
     for task in ["first", "beside"] {
         assert_eq!(artifact(&replay, task), artifact(&failed, task), "the very object");
     }
     let (first, train) = (&replay["tasks"][0], &replay["tasks"][1]);
-    assert_eq!((&first["state"], &first["attempts"], &first["reason"]["code"]), (&"succeeded".into(), &0.into(), &"reused".into()));
+    assert_eq!(
+        (&first["state"], &first["attempts"], &first["reason"]["code"]),
+        (&"succeeded".into(), &0.into(), &"reused".into())
+    );
     assert_eq!((&train["state"], &train["attempts"]), (&"succeeded".into(), &1.into()));
     let why = bench.run(&["why", id(&replay), "first", "--json"]).json(0);
     assert_eq!(why["reasons"][0]["code"], "reused", "{why}");
@@ -160,7 +176,10 @@ fn an_altered_object_is_named_and_nothing_stands_on_it() {
     let found = bench.run(&["artifacts", "verify", "--json"]).json(4);
     let problems = found["problems"].as_array().expect("problems");
     assert_eq!(problems.len(), 1, "{found}");
-    assert_eq!((&problems[0]["run_id"], &problems[0]["task"], &problems[0]["name"], &problems[0]["key"]), (&runs[1]["run_id"], &"first".into(), &"first.json".into(), &key.into()));
+    assert_eq!(
+        (&problems[0]["run_id"], &problems[0]["task"], &problems[0]["name"], &problems[0]["key"]),
+        (&runs[1]["run_id"], &"first".into(), &"first.json".into(), &key.into())
+    );
     assert!(problems[0]["problem"].as_str().is_some_and(|it| it.starts_with("altered")), "{found}");
     bench.run(&["artifacts", "verify", id(&runs[0]), "--json"]).json(0);
 
@@ -185,7 +204,13 @@ fn an_altered_object_is_named_and_nothing_stands_on_it() {
     }
     std::fs::remove_file(path(artifact(&runs[2], "train"))).expect("removable");
     let found = bench.run(&["artifacts", "verify", "--json"]).json(4);
-    let mut words: Vec<_> = found["problems"].as_array().expect("problems").iter().filter_map(|it| it["problem"].as_str()).map(|it| it.split(':').next().unwrap_or_default()).collect();
+    let mut words: Vec<_> = found["problems"]
+        .as_array()
+        .expect("problems")
+        .iter()
+        .filter_map(|it| it["problem"].as_str())
+        .map(|it| it.split(':').next().unwrap_or_default())
+        .collect();
     words.sort_unstable();
     assert_eq!(words, ["altered", "missing", "swapped", "swapped"], "{found}");
 }
@@ -197,7 +222,10 @@ fn a_cached_task_links_to_what_was_computed_before() {
     let script = format!("echo x >> {ledger}; echo '[7]' > $HEADWORKS_ARTIFACTS/x.json");
     let steps = |extra: &str| {
         let cached = task("cached", "cache = true\n", &format!("outputs = [\"x.json\"]\n{extra}"), &script);
-        format!("[dag]\nid = \"steps\"\n{cached}{}", task("reads", "needs = [\"cached\"]\n", "inputs = [\"x.json\"]\n", "true"))
+        format!(
+            "[dag]\nid = \"steps\"\n{cached}{}",
+            task("reads", "needs = [\"cached\"]\n", "inputs = [\"x.json\"]\n", "true")
+        )
     };
     bench.write("dags/steps.toml", &steps("")).write("dags/tenants/acme.toml", TENANT);
     let run = |extra: &[&str]| {
@@ -250,7 +278,8 @@ fn lineage_goes_up_and_down_through_runs() {
     assert_eq!(edges(&down), expected, "{down}");
     let root = down["nodes"].as_array().expect("nodes").iter().find(|it| it["key"] == first.as_str());
     assert_eq!(root.expect("the root")["run_id"], done["run_id"], "who computed it");
-    let up = bench.run(&["artifacts", "lineage", id(&again), "train", "train.json", "--up", "--format", "json"]).json(0);
+    let up =
+        bench.run(&["artifacts", "lineage", id(&again), "train", "train.json", "--up", "--format", "json"]).json(0);
     assert_eq!(edges(&up), [(first.clone(), anew.clone())]);
     let dot = bench.run(&["artifacts", "lineage", id(&done), "train", "train.json", "--format", "dot"]).out();
     assert!(dot.starts_with("digraph") && dot.contains(&format!("\"{first}\" -> \"{train}\"")), "{dot}");
@@ -277,12 +306,18 @@ fn the_first_bad_artifact_is_found_by_halves() {
     let runs: Vec<_> = (0..9).map(|number| night(number, if number < 6 { "1" } else { "7" })).collect();
     let ends = ["--good", id(&runs[0]), "--bad", id(&runs[8])];
     let found = bench.run(&[&["artifacts", "bisect", "make", "x.json", "--json"], &ends[..]].concat()).json(0);
-    assert_eq!((&found["first_bad"]["run_id"], &found["last_good"]["run_id"]), (&runs[6]["run_id"], &runs[5]["run_id"]));
+    assert_eq!(
+        (&found["first_bad"]["run_id"], &found["last_good"]["run_id"]),
+        (&runs[6]["run_id"], &runs[5]["run_id"])
+    );
     assert!(found["steps"].as_array().is_some_and(|it| it.len() <= 5), "{found}");
-    let check = [&["artifacts", "bisect", "make", "x.json", "--json"], &ends[..], &["--check", "grep", "-q", "1"]].concat();
+    let check =
+        [&["artifacts", "bisect", "make", "x.json", "--json"], &ends[..], &["--check", "grep", "-q", "1"]].concat();
     assert_eq!(bench.run(&check).json(0)["first_bad"]["run_id"], runs[6]["run_id"]);
     let turned = ["artifacts", "bisect", "make", "x.json", "--good", id(&runs[8]), "--bad", id(&runs[0]), "--json"];
     assert_eq!(bench.run(&turned).json(2)["error"]["kind"], "usage");
     let both_good = [&["artifacts", "bisect", "make", "x.json", "--json"], &ends[..], &["--check", "true"]].concat();
-    assert!(bench.run(&both_good).json(2)["error"]["message"].as_str().is_some_and(|it| it.contains("is good, not bad")));
+    assert!(
+        bench.run(&both_good).json(2)["error"]["message"].as_str().is_some_and(|it| it.contains("is good, not bad"))
+    );
 }

@@ -192,7 +192,8 @@ fn reader(name: &str, path: &Path) -> Result<(u64, ParquetRecordBatchReader), Ar
 
 fn tables(name: &str, before: &Path, after: &Path) -> Result<Difference, ArtifactError> {
     let ((rows_before, mut before), (rows_after, mut after)) = (reader(name, before)?, reader(name, after)?);
-    let unreadable = |source: arrow::error::ArrowError| ArtifactError::Parquet { key: name.to_owned(), source: source.into() };
+    let unreadable =
+        |source: arrow::error::ArrowError| ArtifactError::Parquet { key: name.to_owned(), source: source.into() };
     let mut found = Found { offset: 0, columns: BTreeMap::new(), rows: 0, examples: Vec::new() };
     let schema = found.schemas(&before, &after);
     // Batches of a reader are full but for its last one, so the two stay in step.
@@ -275,7 +276,9 @@ fn unequal(left: &ArrayRef, right: &ArrayRef) -> BooleanArray {
     match distinct(left, right) {
         Ok(mask) => mask,
         // Nested types have no kernel; their values compare as arrays of one.
-        Err(_) => (0..left.len()).map(|row| Some(left.slice(row, 1).to_data() != right.slice(row, 1).to_data())).collect(),
+        Err(_) => {
+            (0..left.len()).map(|row| Some(left.slice(row, 1).to_data() != right.slice(row, 1).to_data())).collect()
+        }
     }
 }
 
@@ -339,7 +342,8 @@ mod tests {
         let two = table(folder.path(), "two", vec!["a", "a", "b"], vec![Some(1.0), Some(2.5), Some(f64::NAN)]);
         let found = diff("panel.parquet", &one, &two).expect("compared");
         assert_eq!(found.words(), "1 of 3 rows differ, in demand (1)");
-        let example = Example { at: "row 1 (series=a, day=1), demand".into(), before: "null".into(), after: "2.5".into() };
+        let example =
+            Example { at: "row 1 (series=a, day=1), demand".into(), before: "null".into(), after: "2.5".into() };
         assert_eq!(found.examples(), [example]);
         let three = table(folder.path(), "three", vec!["a", "a"], vec![Some(1.0), None]);
         assert_eq!(diff("panel.parquet", &one, &three).expect("compared").words(), "3 rows before, 2 now");
@@ -369,6 +373,9 @@ mod tests {
         std::fs::write(&one, "abcd").expect("written");
         std::fs::write(&two, "abXd").expect("written");
         assert_eq!(diff("x.bin", &one, &two).expect("compared"), Difference::Bytes { bytes: (4, 4), first: 2 });
-        assert_eq!(diff("x.json", &one, &two).expect("compared").words(), "differs from byte 2 on (4 bytes before, 4 now)");
+        assert_eq!(
+            diff("x.json", &one, &two).expect("compared").words(),
+            "differs from byte 2 on (4 bytes before, 4 now)"
+        );
     }
 }

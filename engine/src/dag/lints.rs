@@ -43,7 +43,8 @@ pub(crate) fn no_retries(task: &TaskSpec<'_, '_>, kind: &KindInfo, sink: &mut Si
 /// Notes a task whose `cache = true` can not be kept.
 pub(crate) fn cache_without_effect(task: &TaskSpec<'_, '_>, kind: &KindInfo, sink: &mut Sink<'_>) {
     if task.cache && kind.depends_on == DependsOn::Outside {
-        let message = format!("{} is never memoized: what {} makes hangs on more than its inputs", task.name, kind.name);
+        let message =
+            format!("{} is never memoized: what {} makes hangs on more than its inputs", task.name, kind.name);
         sink.push(
             Diagnostic::warning("lint::cache_without_effect", task.span.clone(), message)
                 .label("cache = true has no effect")

@@ -158,7 +158,10 @@ impl fmt::Display for Reason {
             Self::RunCanceled => write!(f, "the run was canceled"),
             Self::Reused { run } => write!(f, "reused from run {run}"),
             Self::Memoized { run, key } => {
-                write!(f, "linked to the result of run {run}: the same code, parameters, inputs and seed (memo key {key})")
+                write!(
+                    f,
+                    "linked to the result of run {run}: the same code, parameters, inputs and seed (memo key {key})"
+                )
             }
         }
     }

@@ -104,9 +104,8 @@ pub fn plan_replay(dag: &Dag, run: RunId, selection: &Selection, past: &[PastIns
 
 /// The first task above that runs, in whole or in part.
 fn running_above<'a>(task: &'a Task, steps: &BTreeMap<&TaskId, Vec<ReplayStep>>) -> Option<&'a TaskId> {
-    let runs = |id: &&TaskId| {
-        steps.get(*id).is_some_and(|steps| steps.iter().any(|step| step.action == ReplayAction::Run))
-    };
+    let runs =
+        |id: &&TaskId| steps.get(*id).is_some_and(|steps| steps.iter().any(|step| step.action == ReplayAction::Run));
     task.needs.iter().find(runs)
 }
 
@@ -142,8 +141,8 @@ fn task_steps(
         let is_whole = steps.iter().all(|step| step.action == ReplayAction::Run) && above.is_some();
         let is_changed = past.iter().any(|it| it.changed.is_some());
         let is_unknown = found.is_empty();
-        let asked = matches!(selection, Selection::All)
-            || matches!(selection, Selection::Task(id, None) if *id == task.id);
+        let asked =
+            matches!(selection, Selection::All) || matches!(selection, Selection::Task(id, None) if *id == task.id);
         if is_whole || is_changed || is_unknown || asked {
             steps.iter_mut().for_each(|step| step.is_anew = step.action == ReplayAction::Run);
         }

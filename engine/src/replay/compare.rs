@@ -166,7 +166,8 @@ async fn pair(
     let instance = &one.1.instance;
     if same(proof.kinds, one, two) {
         let count = one.1.artifacts.len();
-        let detail = format!("{} again, {count} artifact{} and its outputs", one.1.state, if count == 1 { "" } else { "s" });
+        let detail =
+            format!("{} again, {count} artifact{} and its outputs", one.1.state, if count == 1 { "" } else { "s" });
         return Ok(Finding { verdict: Verdict::Identical, ..differs(instance, &detail) });
     }
     let mut parts = Vec::new();
@@ -263,7 +264,9 @@ async fn files(proof: &Proof<'_>, one: &ArtifactRef, two: &ArtifactRef) -> Resul
             Ok(ArtifactFinding { name, difference: Some(difference), words })
         }
         // The digests differ in any case; what was there before can not be shown any more.
-        Err(error @ (ArtifactError::Integrity { .. } | ArtifactError::Missing { .. } | ArtifactError::Parquet { .. })) => {
+        Err(
+            error @ (ArtifactError::Integrity { .. } | ArtifactError::Missing { .. } | ArtifactError::Parquet { .. }),
+        ) => {
             let words = format!("differs, and can not be compared: {error}");
             Ok(ArtifactFinding { name, difference: None, words })
         }

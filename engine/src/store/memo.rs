@@ -49,11 +49,8 @@ pub struct MemoHit {
 /// the digests of its inputs by producer and name, its documents, its seed, and, unless the kind says that
 /// it looks at nothing else, the moment and interval of its run.
 pub fn memo_key(kind: &KindInfo, with: &Value, work: &Work) -> Digest {
-    let inputs: Vec<_> = work
-        .inputs
-        .iter()
-        .map(|it| json!([it.producer.to_string(), it.artifact.name, it.artifact.digest]))
-        .collect();
+    let inputs: Vec<_> =
+        work.inputs.iter().map(|it| json!([it.producer.to_string(), it.artifact.name, it.artifact.digest])).collect();
     let documents: Vec<_> =
         work.documents.iter().map(|(param, text)| json!([param, Digest::of(text.as_bytes())])).collect();
     let facts = &work.facts;

@@ -12,7 +12,7 @@ use headworks_engine::store::{NewRun, Origin};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Bed, on_both};
+use super::Bed;
 
 on_both!(
     a_replay_links_what_it_takes_over,
@@ -136,7 +136,10 @@ async fn a_table_that_is_never_the_same_is_called_so(bed: Bed) {
     let table = &findings[1].artifacts[0];
     assert_eq!((table.name.as_str(), table.words.as_str()), ("table.parquet", "1 of 3 rows differ, in demand (1)"));
     let example = &table.difference.as_ref().expect("compared").examples()[0];
-    assert_eq!((example.at.as_str(), example.before.as_str(), example.after.as_str()), ("row 1 (series=b), demand", "1001", "1002"));
+    assert_eq!(
+        (example.at.as_str(), example.before.as_str(), example.after.as_str()),
+        ("row 1 (series=b), demand", "1001", "1002")
+    );
 }
 
 async fn what_was_skipped_is_skipped_again(bed: Bed) {
