@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use engine::store::Window;
 
+use crate::plan_args::{AlertsArgs, BackfillArgs, BackfillsCommand, ScheduleCommand, TenantsCommand};
+
 /// Runs demand-forecasting DAGs for many tenants, and can prove on Monday what happened on Sunday.
 #[derive(Debug, Parser)]
 #[command(name = "headworks", version, disable_help_subcommand = true)]
@@ -30,9 +32,22 @@ pub(crate) enum Command {
         /// DAG files.
         files: Vec<PathBuf>,
     },
-    /// Look at a DAG.
+    /// Look at a DAG, compare it with what is in force, put it in force, pause it.
     #[command(subcommand)]
     Dag(DagCommand),
+    /// Look at schedules.
+    #[command(subcommand)]
+    Schedule(ScheduleCommand),
+    /// Look at tenants, put them in force, pause them.
+    #[command(subcommand)]
+    Tenants(TenantsCommand),
+    /// Make runs for past intervals, below every live run; executed by `serve` and `worker`.
+    Backfill(BackfillArgs),
+    /// Look at backfills; pause, resume or cancel one.
+    #[command(subcommand)]
+    Backfills(BackfillsCommand),
+    /// List what people have to know: deadlines, quotas, runs that could not be made.
+    Alerts(AlertsArgs),
     /// Look at runs, or cancel one.
     #[command(subcommand)]
     Runs(RunsCommand),
@@ -91,6 +106,12 @@ pub(crate) struct WorkerArgs {
 pub(crate) enum BenchCommand {
     /// The engine on tasks that do nothing, beside what the database can do.
     Engine(BenchArgs),
+    /// Schedules that come due, and a backfill beside live runs.
+    Scheduler {
+        /// An empty database [default: SQLite in a temporary folder].
+        #[arg(long, value_name = "URL")]
+        store: Option<String>,
+    },
 }
 
 /// `headworks bench engine`
@@ -198,6 +219,33 @@ pub(crate) enum DagCommand {
         #[arg(long, value_enum, default_value_t = GraphFormat::Text)]
         format: GraphFormat,
     },
+    /// Say what putting a file in force would change: tasks, what is computed anew, fire times, runs, pools.
+    Plan {
+        /// A DAG's id, or a DAG file.
+        dag: String,
+    },
+    /// Put DAG files in force, with the tenants that take them: new runs are pinned to these versions.
+    Apply {
+        /// DAG files (all of dags/ if none is named).
+        files: Vec<PathBuf>,
+    },
+    /// Let nothing of a DAG come due or start; what runs goes on.
+    Pause(PauseArgs),
+    /// End a pause; `catchup` says what becomes of the fires in between.
+    Resume(PauseArgs),
+}
+
+/// `headworks dag pause` and `resume`
+#[derive(Debug, clap::Args)]
+pub(crate) struct PauseArgs {
+    /// A DAG's id.
+    pub(crate) dag: String,
+    /// For this tenant only.
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+    /// Why, for the record.
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
 }
 
 /// How a graph is shown.
@@ -265,6 +313,15 @@ pub(crate) enum RunsCommand {
         /// Whose run it is.
         #[arg(long)]
         tenant: Option<String>,
+    },
+    /// Say how a night went: one line per tenant and DAG, with why it failed, waits or did not run.
+    Summary {
+        /// Of this DAG only.
+        #[arg(long)]
+        dag: Option<String>,
+        /// RFC 3339; runs created since [default: a day ago].
+        #[arg(long)]
+        since: Option<String>,
     },
     /// Print what a run's attempts printed.
     Logs(LogsArgs),

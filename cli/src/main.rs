@@ -8,6 +8,7 @@ mod args;
 mod commands;
 mod exit;
 mod output;
+mod plan_args;
 mod progress;
 mod project;
 

@@ -2,11 +2,14 @@
 //!
 //! Called by the commands. Reads files, writes none; a mistake in one is a diagnostic with its place.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use engine::config::Config;
-use engine::dag::{Dag, Diagnostics, lower_bytes};
+use engine::dag::{Dag, Diagnostic, Diagnostics, lower_bytes};
 use engine::id::{DagId, TenantId};
+use engine::scheduler::subscribe::CalendarTexts;
 use engine::task::Kinds;
 use engine::tenant::{self, TenantSpec, TenantStatus};
 
@@ -18,6 +21,7 @@ pub(crate) struct Project {
     dags: PathBuf,
     root: PathBuf,
     kinds: Kinds,
+    pools: BTreeSet<String>,
 }
 
 impl Project {
@@ -25,7 +29,8 @@ impl Project {
     pub(crate) fn new(config: &Config) -> Self {
         let mut kinds = Kinds::new();
         tasks::register(&mut kinds);
-        Self { dags: config.dags.path.clone(), root: config.dags.project_root(), kinds }
+        let pools = config.pools.keys().cloned().collect();
+        Self { dags: config.dags.path.clone(), root: config.dags.project_root(), kinds, pools }
     }
 
     /// The task kinds of this binary.
@@ -86,23 +91,98 @@ impl Project {
     fn lower(&self, path: &Path) -> Result<Result<(Dag, Diagnostics), Diagnostics>, Failure> {
         let bytes = std::fs::read(path)
             .map_err(|error| Failure::file(format!("can not read the DAG {}", path.display()), error))?;
-        Ok(lower_bytes(&path.display().to_string(), &bytes, &self.kinds))
+        let lowered = lower_bytes(&path.display().to_string(), &bytes, &self.kinds);
+        Ok(match lowered {
+            Ok((dag, mut found)) => {
+                found.items.extend(self.foreign(&dag)?);
+                if found.has_errors() { Err(found) } else { Ok((dag, found)) }
+            }
+            broken => broken,
+        })
+    }
+
+    /// What a DAG names that the project does not have: pools and calendars.
+    fn foreign(&self, dag: &Dag) -> Result<Vec<Diagnostic>, Failure> {
+        let mut found = Vec::new();
+        let span = |name: &str| {
+            let quoted = format!("\"{name}\"");
+            dag.source.find(&quoted).map_or(0..0, |at| at..at + quoted.len())
+        };
+        let pools: BTreeSet<&String> = dag.tasks().filter_map(|task| task.pool.as_ref()).collect();
+        for pool in pools.into_iter().filter(|pool| !self.pools.contains(*pool)) {
+            let message = format!("there is no pool {pool:?}");
+            let help = match self.pools.is_empty() {
+                true => format!("set its size in headworks.toml: [pools] {pool} = 2"),
+                false => format!("there are: {}", self.pools.iter().cloned().collect::<Vec<_>>().join(", ")),
+            };
+            found.push(Diagnostic::error("dag::unknown_pool", span(pool), message).label("this pool").help(help));
+        }
+        let named = dag.schedule.as_ref().and_then(|section| section["calendars"]["exclude"].as_array()).cloned();
+        let named: Vec<String> = named.iter().flatten().filter_map(|it| it.as_str().map(str::to_owned)).collect();
+        if named.is_empty() {
+            return Ok(found);
+        }
+        let known = self.calendars()?;
+        for name in named.iter().filter(|name| !known.contains_key(*name)) {
+            let message = format!("there is no calendar {name:?}");
+            let help = format!("write {}", self.dags.join("calendars").join(format!("{name}.toml")).display());
+            found.push(Diagnostic::error("dag::unknown_calendar", span(name), message).label("this one").help(help));
+        }
+        Ok(found)
+    }
+
+    /// The calendars' texts, by name.
+    pub(crate) fn calendars(&self) -> Result<CalendarTexts, Failure> {
+        let folder = self.dags.join("calendars");
+        let mut texts = CalendarTexts::new();
+        if !folder.exists() {
+            return Ok(texts);
+        }
+        for path in toml_files(&folder)? {
+            let text = std::fs::read_to_string(&path)
+                .map_err(|error| Failure::file(format!("can not read the calendar {}", path.display()), error))?;
+            let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+            texts.insert(stem, text);
+        }
+        Ok(texts)
+    }
+
+    /// Every DAG that is valid, and what is wrong with the others.
+    pub(crate) fn all_dags(&self) -> Result<(Vec<Arc<Dag>>, Vec<Diagnostics>), Failure> {
+        let (mut dags, mut broken) = (Vec::new(), Vec::new());
+        for path in self.dag_files()? {
+            match self.lower(&path)? {
+                Ok((dag, _)) => dags.push(Arc::new(dag)),
+                Err(diagnostics) => broken.push(diagnostics),
+            }
+        }
+        Ok((dags, broken))
+    }
+
+    /// Every tenant whose file is valid, and what is wrong with the others.
+    pub(crate) fn all_tenants(&self) -> Result<(Vec<TenantSpec>, Vec<Diagnostics>), Failure> {
+        let folder = self.dags.join("tenants");
+        let (mut tenants, mut broken) = (Vec::new(), Vec::new());
+        for path in if folder.exists() { toml_files(&folder)? } else { Vec::new() } {
+            match self.tenant_file(&path)? {
+                Ok(tenant) => tenants.push(tenant),
+                Err(diagnostics) => broken.push(diagnostics),
+            }
+        }
+        Ok((tenants, broken))
+    }
+
+    /// A tenant's file.
+    pub(crate) fn tenant_file(&self, path: &Path) -> Result<Result<TenantSpec, Diagnostics>, Failure> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Failure::file(format!("can not read the tenant {}", path.display()), error))?;
+        Ok(tenant::parse(&path.display().to_string(), &text).map(|(spec, _)| spec))
     }
 
     /// All tenants, sorted by id.
     pub(crate) fn tenants(&self) -> Result<Vec<TenantSpec>, Failure> {
-        let folder = self.dags.join("tenants");
-        if !folder.exists() {
-            return Ok(Vec::new());
-        }
-        let mut tenants = Vec::new();
-        for path in toml_files(&folder)? {
-            let text = std::fs::read_to_string(&path)
-                .map_err(|error| Failure::file(format!("can not read the tenant {}", path.display()), error))?;
-            let (spec, _) = tenant::parse(&path.display().to_string(), &text).map_err(Failure::invalid)?;
-            tenants.push(spec);
-        }
-        Ok(tenants)
+        let (tenants, mut broken) = self.all_tenants()?;
+        if broken.is_empty() { Ok(tenants) } else { Err(Failure::invalid(broken.swap_remove(0))) }
     }
 
     /// The tenant for a run of `dag`: the one asked for, or the only one that takes this DAG.

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod dag;
 pub mod executor;
+mod failpoint;
 pub mod id;
 pub mod launch;
 pub mod plan;

@@ -35,6 +35,10 @@ async fn text(server: &Server) -> Result<String, StoreError> {
         ),
         ("reconciler_repairs", "Runs that the reconciler had to move", server.counters.repairs.load(Ordering::Relaxed)),
     ];
+    let counters = counters.into_iter().chain([
+        ("runs_fired", "Runs that came due and were made", server.counters.fired.load(Ordering::Relaxed)),
+        ("runs_started", "Queued runs that were started", server.counters.started.load(Ordering::Relaxed)),
+    ]);
     for (name, help, value) in counters {
         registry.register(name, help, ConstCounter::new(value));
     }

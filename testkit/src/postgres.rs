@@ -15,6 +15,14 @@ pub fn postgres() -> Database {
     server().create_database().unwrap_or_else(|error| panic!("no database: {error}"))
 }
 
+/// A server of this test's own, to be restarted and killed.
+///
+/// # Panics
+/// None can be started: the message says what to install.
+pub fn own_cluster() -> Cluster {
+    Cluster::start().unwrap_or_else(|error| panic!("{error}"))
+}
+
 fn server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     // Never dropped: the cluster stops itself when this process ends.

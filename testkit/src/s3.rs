@@ -2,7 +2,7 @@
 //!
 //! Called by tests of the artifact store and of the binary. The server is `s3s` on its own thread
 //! and runtime, so that a test that blocks does not stop it. It checks signatures and honors
-//! `If-None-Match`; it injects no faults.
+//! `If-None-Match`; requests go wrong only as [`S3Server::faults`] is told.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use engine::artifact::{S3Credentials, S3Options, StoreOptions};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use s3s::auth::SimpleAuth;
@@ -19,6 +20,8 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::s3_faults::S3Faults;
+
 const ACCESS_KEY: &str = "headworks-test";
 const SECRET_KEY: &str = "headworks-test-secret";
 const BUCKET: &str = "headworks";
@@ -27,6 +30,7 @@ const BUCKET: &str = "headworks";
 pub struct S3Server {
     address: SocketAddr,
     folder: TempDir,
+    faults: S3Faults,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
@@ -45,16 +49,22 @@ impl S3Server {
         listener.set_nonblocking(true).expect("a non-blocking listener");
         let address = listener.local_addr().expect("an address");
         let stop = CancellationToken::new();
-        let stopped = stop.clone();
+        let (stopped, faults) = (stop.clone(), S3Faults::default());
+        let shared = faults.clone();
         let thread = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-            let served = runtime.block_on(stopped.run_until_cancelled(serve(listener, service)));
+            let served = runtime.block_on(stopped.run_until_cancelled(serve(listener, service, shared)));
             if let Some(Err(error)) = served {
                 panic!("the S3 server stopped: {error}");
             }
         });
-        Self { address, folder, stop, thread: Some(thread) }
+        Self { address, folder, faults, stop, thread: Some(thread) }
+    }
+
+    /// What is to go wrong.
+    pub fn faults(&self) -> &S3Faults {
+        &self.faults
     }
 
     /// `http://127.0.0.1:<port>`
@@ -107,14 +117,18 @@ impl Drop for S3Server {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, service: S3Service) -> io::Result<()> {
+async fn serve(listener: std::net::TcpListener, service: S3Service, faults: S3Faults) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     loop {
         let (socket, _) = listener.accept().await?;
-        let service = service.clone();
+        let (service, faults) = (service.clone(), faults.clone());
         tokio::spawn(async move {
-            // A client that goes away ends its connection, not the server.
-            let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await;
+            let answer = service_fn(move |request| {
+                let (service, faults) = (service.clone(), faults.clone());
+                async move { faults.answer(&service, request).await }
+            });
+            // A client that goes away ends its connection, not the server; so does a cut.
+            let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), answer).await;
         });
     }
 }

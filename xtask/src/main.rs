@@ -6,6 +6,7 @@
 
 #![expect(clippy::print_stderr, reason = "a terminal program; cargo's output stays alone on standard output")]
 
+mod chaos;
 mod run;
 mod test;
 mod tidy;
@@ -19,6 +20,8 @@ const USAGE: &str = "\
 cargo xtask <command>
 
   test [-- ARGS]   every test, against SQLite and an ephemeral Postgres; ARGS go to cargo nextest run
+  chaos [--seeds N] [--first SEED] [--scenario F1] [--store sqlite|postgres] [--out FILE.md|FILE.json]
+                   the chaos scenarios with many seeds, and a table of what came of them
   verify           what a commit needs: format, clippy, tests, docs
   tidy             the house rules alone (docs/architecture.md), in a second
 ";
@@ -29,6 +32,7 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         ["test"] => test::run(&[]),
         ["test", "--", rest @ ..] => test::run(rest),
+        ["chaos", rest @ ..] => chaos::run(rest),
         ["verify"] => verify(),
         ["tidy"] => tidy(),
         _ => {

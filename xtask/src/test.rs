@@ -14,6 +14,11 @@ use crate::run::{Failure, cargo, program_in_root};
 /// Runs the tests; `arguments` narrow them. There are no doctests: cargo would build DataFusion a second
 /// time for them, with other features.
 pub fn run(arguments: &[&str]) -> Result<(), Failure> {
+    run_with(arguments, &[])
+}
+
+/// Runs the tests with more in their environment.
+pub fn run_with(arguments: &[&str], more: &[(&str, &str)]) -> Result<(), Failure> {
     let cluster = match std::env::var_os(URL_VARIABLE) {
         Some(_) => {
             eprintln!("xtask: using the Postgres server of {URL_VARIABLE}");
@@ -22,7 +27,8 @@ pub fn run(arguments: &[&str]) -> Result<(), Failure> {
         None => Some(start_cluster()?),
     };
     let url = cluster.as_ref().map(|cluster| cluster.server().url());
-    let variables: Vec<(&str, &str)> = url.iter().map(|url| (URL_VARIABLE, url.as_str())).collect();
+    let own = url.iter().map(|url| (URL_VARIABLE, url.as_str()));
+    let variables: Vec<(&str, &str)> = own.chain(more.iter().copied()).collect();
     let runner: &[&str] = if has_nextest() {
         &["nextest", "run"]
     } else {
@@ -41,7 +47,8 @@ fn scope(arguments: &[&str]) -> &'static [&'static str] {
     if arguments.iter().any(chooses) { &[] } else { &["--workspace"] }
 }
 
-fn has_nextest() -> bool {
+/// Whether the tests' runner is there.
+pub fn has_nextest() -> bool {
     let version =
         Command::new("cargo").args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     version.is_ok_and(|status| status.success())

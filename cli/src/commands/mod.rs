@@ -1,7 +1,10 @@
 //! One file per command; [`dispatch`] picks it.
 
+mod alerts;
+mod apply;
 mod artifacts;
 pub(crate) mod attempt;
+mod backfill;
 mod bench;
 mod bisect;
 mod cancel;
@@ -17,14 +20,18 @@ mod replay;
 mod retry;
 mod run;
 mod runs;
+mod schedule;
 mod serve;
 mod shapes;
+mod summary;
+mod tenants;
 mod validate;
 mod verify;
 mod why;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine::config::Config;
 use engine::id::{IdError, TaskId, TenantId};
@@ -55,7 +62,12 @@ pub(crate) async fn dispatch(args: &Args, output: &Output) -> Result<ExitCode, F
     match &args.command {
         Command::Run(run) => run::run(&session, run).await,
         Command::Validate { files } => validate::run(&session, files),
-        Command::Dag(command) => dag::run(&session, command),
+        Command::Dag(command) => dag::run(&session, command).await,
+        Command::Schedule(command) => schedule::run(&session, command).await,
+        Command::Tenants(command) => tenants::run(&session, command).await,
+        Command::Backfill(args) => backfill::run(&session, args).await,
+        Command::Backfills(command) => backfill::control(&session, command).await,
+        Command::Alerts(args) => alerts::run(&session, args).await,
         Command::Runs(command) => runs::run(&session, command).await,
         Command::Why(args) => why::run(&session, args).await,
         Command::Retry(args) => retry::run(&session, args).await,
@@ -67,6 +79,7 @@ pub(crate) async fn dispatch(args: &Args, output: &Output) -> Result<ExitCode, F
         Command::Serve(args) => serve::serve(&session, args).await,
         Command::Worker(args) => serve::worker(&session, args).await,
         Command::Bench(BenchCommand::Engine(args)) => bench::run(&session, args).await,
+        Command::Bench(BenchCommand::Scheduler { store }) => bench::scheduler::run(&session, store.clone()).await,
         Command::Attempt => Ok(attempt::run(output)),
     }
 }
@@ -75,7 +88,8 @@ impl Session<'_> {
     /// Opens the store.
     pub(crate) async fn store(&self, mode: OpenMode) -> Result<Arc<Store>, Failure> {
         let catalog = Arc::new(self.project.kinds().clone());
-        Ok(Arc::new(Store::open(&self.config.store.url, mode, catalog).await?))
+        let limit = Duration::from_secs_f64(self.config.store.timeout_seconds);
+        Ok(Arc::new(Store::open_with(&self.config.store.url, mode, catalog, limit).await?))
     }
 
     /// Makes the tenants' quotas and the pools' sizes known to the store, as the files say now.
@@ -83,6 +97,12 @@ impl Session<'_> {
         let tenants = self.project.tenants()?;
         Ok(store.apply_limits(&tenants, &self.config.pools).await?)
     }
+}
+
+/// Who asks, as far as this machine knows.
+fn actor() -> String {
+    let user = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
+    user.map_or_else(|| "somebody at the command line".to_owned(), |user| format!("user {user}"))
 }
 
 /// A tenant named on the command line.

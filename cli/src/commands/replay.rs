@@ -18,8 +18,8 @@ use engine::store::{NewRun, OpenMode, Origin, RunKind, Store};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::retry::actor;
-use super::{Session, instance, run as execute, tenant};
+
+use super::{Session, actor, instance, run as execute, tenant};
 use crate::args::{ReplayArgs, ReplayVersion};
 use crate::exit::Failure;
 

@@ -9,7 +9,7 @@ use engine::id::{RunId, TenantId};
 use engine::run::is_terminal;
 use engine::store::{OpenMode, Rerun, RerunRequest, Store};
 
-use super::{Session, instance, run as execute, tenant};
+use super::{Session, actor, instance, run as execute, tenant};
 use crate::args::RetryArgs;
 use crate::exit::Failure;
 
@@ -24,6 +24,7 @@ pub(super) async fn run(session: &Session<'_>, args: &RetryArgs) -> Result<ExitC
     let (whose, id) = store.find_run(&args.run, whose.as_ref()).await?;
     refuse_open(&store, &whose, id).await?;
     let request = RerunRequest { task, index, actor: actor(), reason: args.reason.clone() };
+    session.apply_limits(&store).await?;
     let made = store.rerun(&whose, id, &request).await?;
     session.output.note(&format!("run {id} for {whose}: {}", words(&made)));
     execute::conclude(session, &store, (&whose, id)).await
@@ -54,10 +55,4 @@ fn words(made: &Rerun) -> String {
         .map(|(task, count)| if *count == 1 { task.to_string() } else { format!("{task} ({count})") })
         .collect();
     format!("new generations of {}", names.join(", "))
-}
-
-/// Who asks, as far as this machine knows.
-pub(super) fn actor() -> String {
-    let user = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
-    user.map_or_else(|| "somebody at the command line".to_owned(), |user| format!("user {user}"))
 }

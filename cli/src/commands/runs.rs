@@ -8,7 +8,7 @@ use engine::store::{OpenMode, Window};
 use serde_json::json;
 
 use super::outcome::Outcome;
-use super::{Session, cancel, events, logs, shapes, tenant};
+use super::{Session, cancel, events, logs, shapes, summary, tenant};
 use crate::args::RunsCommand;
 use crate::exit::Failure;
 
@@ -26,6 +26,7 @@ pub(super) async fn run(session: &Session<'_>, command: &RunsCommand) -> Result<
             let asked = events::Asked { run, task: task.as_deref(), limit: *limit, offset: *offset };
             events::run(session, &asked, whose.as_deref()).await?;
         }
+        RunsCommand::Summary { dag, since } => summary::run(session, dag.as_deref(), since.as_deref()).await?,
         RunsCommand::Logs(args) => logs::run(session, args).await?,
         RunsCommand::Cancel { run, tenant: whose } => cancel::run(session, run, whose.as_deref()).await?,
     }
@@ -68,6 +69,9 @@ async fn show(session: &Session<'_>, run: &str, whose: Option<&str>, window: &Wi
     let it = store.run_summary(&whose, id).await?;
     session.output.line(&format!("run {} of {} for {}: {}", it.run_id, it.dag, it.tenant, it.state));
     session.output.line(&format!("DAG version {}, seed {}, created {}", it.dag_version, it.seed, it.created_at));
+    if let Some(reason) = store.queue_reason(&whose, id).await? {
+        session.output.line(&format!("queued: {reason}"));
+    }
     session.output.line("");
     outcome.table(window).await?;
     outcome.report_line().await

@@ -3,12 +3,15 @@
 //! Both do the scheduler's chores: each is safe to run in several processes at once, and a fleet of
 //! workers without a server loses nothing.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use engine::artifact::ArtifactStore;
+use engine::clock::{Clock, SystemClock};
 use engine::executor::{Executor, Progress};
+use engine::launch::Launcher;
 use engine::scheduler::{self, Counters, Intervals};
 use engine::store::{OpenMode, Store};
 use server::Server;
@@ -30,8 +33,16 @@ pub(super) async fn serve(session: &Session<'_>, args: &ServeArgs) -> Result<Exi
     let shared = Server { store: Arc::clone(&store), counters: Arc::clone(&counters), drain: drain.clone() };
     let http = tokio::spawn(server::serve(listener, shared, stop.clone()));
     session.output.note(&format!("serving http://{address} with {}", store.url()));
+    session.apply_project(&store).await?;
+    let launcher = launcher(session);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let intervals = intervals(session);
+    let making =
+        scheduler::make_runs((Arc::clone(&store), launcher), clock, intervals, Arc::clone(&counters), stop.clone());
+    let making = tokio::spawn(making);
     let ended = work(session, &store, ("serve", args.slots), counters, drain).await;
     stop.cancel();
+    making.await.ok();
     http.await.map_err(|error| Failure::bug("the HTTP server ended", error))?.map_err(failed)?;
     ended
 }
@@ -58,15 +69,7 @@ async fn work(
     let artifacts = Arc::new(ArtifactStore::open(&session.config.artifacts.url)?);
     let mut settings = settings(session)?;
     settings.slots = slots.unwrap_or(settings.slots);
-    let config = &session.config.scheduler;
-    let intervals = Intervals {
-        reap: Duration::from_secs_f64(config.reap_seconds),
-        expire: Duration::from_secs_f64(config.reap_seconds),
-        reconcile: Duration::from_secs_f64(config.reconcile_seconds),
-        tick: Duration::from_secs_f64(config.tick_seconds),
-        watch: Duration::from_secs_f64(config.watch_seconds),
-        lease_ttl: settings.lease_ttl,
-    };
+    let intervals = intervals(session);
     let stop = CancellationToken::new();
     let chores = tokio::spawn(scheduler::run(Arc::clone(store), intervals, counters, stop.clone()));
     let relay = tokio::spawn(Arc::clone(store).relay_wake_ups());
@@ -82,6 +85,25 @@ async fn work(
     telling.await.ok();
     ended?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// How often the chores run, as configured.
+fn intervals(session: &Session<'_>) -> Intervals {
+    let config = &session.config.scheduler;
+    Intervals {
+        reap: Duration::from_secs_f64(config.reap_seconds),
+        expire: Duration::from_secs_f64(config.reap_seconds),
+        reconcile: Duration::from_secs_f64(config.reconcile_seconds),
+        tick: Duration::from_secs_f64(config.tick_seconds),
+        watch: Duration::from_secs_f64(config.watch_seconds),
+        lease_ttl: session.config.executor.lease_ttl(),
+    }
+}
+
+/// Makes runs from the project's files.
+fn launcher(session: &Session<'_>) -> Launcher {
+    let catalog = Arc::new(session.project.kinds().clone());
+    Launcher::new(catalog, session.project.dags().to_owned(), Arc::new(|path: &Path| std::fs::read_to_string(path)))
 }
 
 /// One line per end of an attempt: what a supervisor's log keeps.

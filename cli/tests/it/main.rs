@@ -2,9 +2,12 @@
 
 mod attempts;
 mod bench;
+#[expect(clippy::print_stdout, reason = "what a failed scenario leaves behind is told through the test runner")]
+mod chaos;
 mod dags;
 mod errors;
 mod heavy;
+mod night;
 mod people;
 mod replay;
 mod resume;

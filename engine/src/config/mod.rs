@@ -51,6 +51,8 @@ pub struct Config {
 pub struct StoreConfig {
     /// `sqlite://PATH` or `postgres://...`.
     pub url: String,
+    /// Seconds after which a call that Postgres does not answer has failed.
+    pub timeout_seconds: f64,
 }
 
 /// `[artifacts]`
@@ -122,7 +124,7 @@ impl Default for SchedulerConfig {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { url: "sqlite://artifacts/headworks.db".into() }
+        Self { url: "sqlite://artifacts/headworks.db".into(), timeout_seconds: 20.0 }
     }
 }
 
@@ -259,6 +261,7 @@ impl Config {
 
     fn check(self) -> Result<Self, ConfigError> {
         let seconds = [
+            ("store.timeout_seconds", self.store.timeout_seconds, 0.1),
             ("executor.lease_ttl_seconds", self.executor.lease_ttl_seconds, 0.1),
             ("executor.cancel_grace_seconds", self.executor.cancel_grace_seconds, 0.0),
             ("executor.drain_grace_seconds", self.executor.drain_grace_seconds, 0.0),

@@ -6,6 +6,7 @@
 
 mod bind;
 mod diagnostic;
+mod diff;
 
 mod graph;
 pub(crate) mod json;
@@ -34,6 +35,7 @@ use petgraph::graph::{DiGraph, NodeIndex};
 use serde_json::Value;
 
 pub use diagnostic::{Diagnostic, DiagnosticRow, Diagnostics, Severity};
+pub use diff::{TaskChange, diff};
 pub use kind::{DependsOn, InputSpec, KindCatalog, KindInfo, OutputSpec, ParamProblem};
 pub use limits::{MAX_DEPTH, MAX_EDGES, MAX_MATRIX_ELEMENTS, MAX_SOURCE_BYTES, MAX_TASKS};
 pub use lower::{lower, lower_bytes};

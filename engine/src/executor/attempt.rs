@@ -155,7 +155,11 @@ impl Stop {
 }
 
 async fn begin(environment: &Environment, claim: &Claim, cancel: &CancellationToken) -> Result<Start, Outcome> {
-    let work = environment.store.work(claim).await.map_err(|error| transient(chain(&error)))?;
+    let work = environment.store.work(claim).await.map_err(|error| match error.is_unavailable() {
+        // The task has not begun, and is not to blame: whoever reaches the store begins it.
+        true => failed(FailureKind::HandedBack, ErrorClass::System, chain(&error)),
+        false => transient(chain(&error)),
+    })?;
     let task = work.task().map_err(|error| permanent(chain(&error)))?;
     let with = render(&task.with, &work.scope).map_err(|error| permanent(format!("with: {error}")))?;
     let (kind, isolation) = (task.kind.clone(), task.isolation);

@@ -28,8 +28,6 @@ use crate::task::ErrorClass;
 const GROUP_COMMIT_WAIT: Duration = Duration::from_millis(2);
 /// How many finishes are written together at the most.
 const GROUP_COMMIT_ITEMS: usize = 256;
-/// Tries to report a finish while the database is away, before the lease would end anyway.
-const REPORT_TRIES: u32 = 5;
 /// How often the store is asked what may start: the truth, where a notification was lost.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -46,6 +44,8 @@ struct Running {
     started: Instant,
     /// Told to stop because this worker goes, not because its run was canceled.
     is_handed_back: bool,
+    /// It has ended, and its report is on its way.
+    is_done: bool,
 }
 
 type AttemptKey = (TenantId, RunId, InstanceId);
@@ -57,6 +57,8 @@ pub(super) struct Dispatcher {
     scope: ClaimScope,
     slots: usize,
     running: HashMap<AttemptKey, Running>,
+    /// Held by this session as the store says, and not running here; and since when that is known.
+    strays: HashMap<(AttemptKey, Epoch), Instant>,
     sender: mpsc::UnboundedSender<Done>,
     receiver: mpsc::UnboundedReceiver<Done>,
     progress: mpsc::UnboundedSender<Progress>,
@@ -67,6 +69,8 @@ pub(super) struct Dispatcher {
     others_wait: bool,
     /// When a retry comes due, as far as this process knows.
     retry_due: Option<tokio::time::Instant>,
+    /// When the store is asked next what may start, whatever else happens until then.
+    look_due: tokio::time::Instant,
 }
 
 /// What woke the dispatcher.
@@ -105,6 +109,7 @@ impl Dispatcher {
             session,
             scope,
             running: HashMap::new(),
+            strays: HashMap::new(),
             sender,
             receiver,
             progress,
@@ -112,6 +117,7 @@ impl Dispatcher {
             may_claim: true,
             others_wait: false,
             retry_due: None,
+            look_due: tokio::time::Instant::now() + jittered(POLL),
         }
     }
 
@@ -151,7 +157,7 @@ impl Dispatcher {
                     self.tell(Progress::Canceling);
                     self.stop_all();
                 }
-                Woken::Beat(beat) => self.heed(&beat),
+                Woken::Beat(beat) => self.heed(&beat).await,
                 _ => return Err(ExecutorError::LeaseLost),
             }
         }
@@ -179,7 +185,7 @@ impl Dispatcher {
                 () = sleep_until(self.retry_due) => Woken::RetryDue,
                 beat = lease.beat() => beat.map_or(Woken::LeaseLost, Woken::Beat),
                 Ok(()) = wake_ups.changed() => Woken::Look,
-                () = tokio::time::sleep(jittered(POLL)) => Woken::Look,
+                () = tokio::time::sleep_until(self.look_due) => Woken::Look,
                 () = drain.cancelled(), if matches!(draining, Drain::No) => Woken::DrainAsked,
                 () = sleep_until(end), if end.is_some() => Woken::DrainEnded,
             };
@@ -188,7 +194,7 @@ impl Dispatcher {
                     self.report(*done, matches!(draining, Drain::No)).await?;
                 }
                 Woken::RetryDue => self.wake_retries().await?,
-                Woken::Beat(beat) => self.heed(&beat),
+                Woken::Beat(beat) => self.heed(&beat).await,
                 Woken::Look => self.look().await?,
                 Woken::DrainAsked => draining = Drain::Until(tokio::time::Instant::now() + grace),
                 Woken::DrainEnded => {
@@ -202,6 +208,7 @@ impl Dispatcher {
 
     /// Asks whether anything may start: one read, whatever waits.
     async fn look(&mut self) -> Result<(), StoreError> {
+        self.look_due = tokio::time::Instant::now() + jittered(POLL);
         let pending = match self.environment.store.pending(&self.scope).await {
             Ok(pending) => pending,
             Err(error) => {
@@ -240,7 +247,7 @@ impl Dispatcher {
         let claims = match self.environment.store.claim(&request).await {
             Ok(claims) => claims,
             // The next look tries again; the heartbeat decides whether this session lives on.
-            Err(error) if error.is_unavailable() => {
+            Err(error) if error.is_passing() => {
                 tracing::warn!(%error, "can not claim");
                 self.may_claim = false;
                 return Ok(());
@@ -262,7 +269,7 @@ impl Dispatcher {
         self.tell(Progress::Started { instance: instance.clone(), attempt: identity.attempt.0 });
         let key = (identity.tenant.clone(), identity.run, instance);
         let (epoch, stop, started) = (identity.epoch, halt.clone(), Instant::now());
-        self.running.insert(key, Running { epoch, stop, started, is_handed_back: false });
+        self.running.insert(key, Running { epoch, stop, started, is_handed_back: false, is_done: false });
         let (environment, session, sender) = (Arc::clone(&self.environment), self.session, self.sender.clone());
         tokio::spawn(async move {
             let finish = execute(&environment, session, claim, halt).await;
@@ -286,9 +293,11 @@ impl Dispatcher {
         }
         let (mut finishes, mut times) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
         for mut done in batch {
-            let running = self.running.get(&key_of(&done.finish));
-            if running.is_some_and(|running| running.is_handed_back) {
-                hand_over(&mut done.finish);
+            if let Some(running) = self.running.get_mut(&key_of(&done.finish)) {
+                running.is_done = true;
+                if running.is_handed_back {
+                    hand_over(&mut done.finish);
+                }
             }
             times.push(done.elapsed);
             finishes.push(done.finish);
@@ -343,23 +352,23 @@ impl Dispatcher {
         }
     }
 
-    /// Writes the finishes; while the database is away, tries again until the lease would end.
+    /// Writes the finishes; while the database is away, tries again until the lease is lost, which whoever
+    /// called the dispatcher sees.
     async fn finish(&self, finishes: &[Finish], next: Option<&Next>) -> Result<Finished, StoreError> {
-        let mut tries = 0;
         loop {
             match self.environment.store.finish(finishes, next).await {
-                Err(error) if error.is_unavailable() && tries < REPORT_TRIES => {
-                    tries += 1;
-                    tracing::warn!(%error, tries, "can not report finished attempts; trying again");
-                    tokio::time::sleep(self.environment.settings.lease_ttl / 10).await;
+                Err(error) if error.is_unavailable() => {
+                    tracing::warn!(%error, "can not report finished attempts; trying again");
+                    tokio::time::sleep(self.environment.settings.lease_ttl / 20).await;
                 }
                 result => return result,
             }
         }
     }
 
-    /// Stops what is canceled, and what the store gave to somebody else.
-    fn heed(&mut self, beat: &Beat) {
+    /// Stops what is canceled, and what the store gave to somebody else; gives back what this session
+    /// holds and nobody here runs.
+    async fn heed(&mut self, beat: &Beat) {
         let held: HashMap<AttemptKey, &HeldAttempt> =
             beat.held.iter().map(|it| ((it.tenant.clone(), it.run, it.instance.clone()), it)).collect();
         for (key, running) in &self.running {
@@ -371,11 +380,47 @@ impl Dispatcher {
                 running.stop.cancel.cancel();
             }
         }
+        let strays = self.strays(held, beat.asked);
+        if strays.is_empty() {
+            return;
+        }
+        match self.environment.store.give_back(self.session, &strays).await {
+            Ok(count) => tracing::warn!(count, "gave back attempts whose claim was never heard of here"),
+            Err(error) => tracing::warn!(%error, "can not give back attempts that nobody runs; trying again"),
+        }
+    }
+
+    /// What is held and not run here, by an answer to a question that was asked after that was known: the
+    /// first answer may be older than the end of an attempt that it names.
+    fn strays(&mut self, held: HashMap<AttemptKey, &HeldAttempt>, asked: Instant) -> Vec<HeldAttempt> {
+        let mut known = HashMap::new();
+        let mut strays = Vec::new();
+        for (key, it) in held {
+            if self.running.get(&key).is_some_and(|running| running.epoch == it.epoch) {
+                continue;
+            }
+            let since = self.strays.remove(&(key.clone(), it.epoch)).unwrap_or_else(Instant::now);
+            if since < asked {
+                strays.push(it.clone());
+            }
+            known.insert((key, it.epoch), since);
+        }
+        self.strays = known;
+        strays
     }
 
     async fn wake_retries(&mut self) -> Result<(), StoreError> {
-        let (due, now) = self.environment.store.wake_retries(&self.scope).await?;
         self.retry_due = None;
+        let (due, now) = match self.environment.store.wake_retries(&self.scope).await {
+            Ok(found) => found,
+            // The next look finds out again when it is due.
+            Err(error) if error.is_passing() => {
+                tracing::warn!(%error, "can not wake what waited for its retry");
+                self.retry_due = Some(tokio::time::Instant::now() + POLL);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         self.set_retry_due(due, now);
         self.may_claim = true;
         Ok(())
@@ -412,6 +457,8 @@ impl Dispatcher {
     /// Waits until every attempt has ended, without reporting any: the lease is lost.
     pub(super) async fn abandon(&mut self, grace: Duration) {
         self.kill_all();
+        // Whose report was being written when the lease was lost says nothing more.
+        self.running.retain(|_, running| !running.is_done);
         let all = async {
             while !self.running.is_empty() {
                 let Some(done) = self.receiver.recv().await else { return };

@@ -129,7 +129,8 @@ impl Executor {
         let mut lease = self.lease("run").await?;
         let scope = ClaimScope::Run { tenant: tenant.clone(), run };
         let mut dispatcher = Dispatcher::new(Arc::clone(&self.environment), lease.session(), scope, progress);
-        let ended = dispatcher.run_to_end((tenant, run), &mut lease, &cancel).await;
+        let lost = lease.lost();
+        let ended = or_lost(&lost, dispatcher.run_to_end((tenant, run), &mut lease, &cancel)).await;
         dispatcher.kill_all();
         lease.close().await;
         ended
@@ -163,7 +164,8 @@ impl Executor {
             };
             let mut dispatcher =
                 Dispatcher::new(Arc::clone(&self.environment), lease.session(), ClaimScope::Any, progress.clone());
-            match dispatcher.serve(&mut lease, &drain, drain_grace).await {
+            let lost = lease.lost();
+            match or_lost(&lost, dispatcher.serve(&mut lease, &drain, drain_grace)).await {
                 Ok(()) => lease.close().await,
                 Err(error) if error.is_passing() => {
                     tracing::warn!(%error, "starting anew with another session");
@@ -191,10 +193,24 @@ impl ExecutorError {
     fn is_passing(&self) -> bool {
         match self {
             // Away for a while, or in conflict with others for too long: neither is a reason to stop working.
-            Self::Store(error) => error.is_unavailable() || matches!(error, StoreError::Query { .. }),
+            Self::Store(error) => error.is_passing(),
             Self::LeaseLost => true,
             Self::Stalled { .. } => false,
         }
+    }
+}
+
+/// What the dispatcher comes to, unless the lease is lost first: a call to a database that does not answer
+/// must not keep attempts alive that another worker may hold by now. A call that is dropped here is
+/// rolled back, or is one whose answer was lost; either way the session that made it is over.
+async fn or_lost<T>(
+    lost: &CancellationToken,
+    dispatching: impl Future<Output = Result<T, ExecutorError>>,
+) -> Result<T, ExecutorError> {
+    tokio::select! {
+        biased;
+        ended = dispatching => ended,
+        () = lost.cancelled() => Err(ExecutorError::LeaseLost),
     }
 }
 

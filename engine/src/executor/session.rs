@@ -10,13 +10,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::id::SessionId;
 use crate::store::{HeldAttempt, NewSession, Store, StoreError};
 
-/// A heartbeat comes this many times per time-to-live: two may fail before the worker gives up.
+/// A heartbeat comes this many times per time-to-live.
 const BEATS_PER_TTL: u32 = 4;
+
+/// After one that failed the next comes sooner: within what is left there is time for many.
+const AGAIN_PER_TTL: u32 = 32;
 
 /// A session in force.
 pub(super) struct Lease {
@@ -24,6 +28,7 @@ pub(super) struct Lease {
     session: SessionId,
     beats: mpsc::UnboundedReceiver<Beat>,
     beat: JoinHandle<()>,
+    lost: CancellationToken,
 }
 
 /// What a heartbeat brought.
@@ -41,8 +46,14 @@ impl Lease {
         let opened = Instant::now();
         store.open_session(&NewSession { session, kind, ttl }).await?;
         let (sender, beats) = mpsc::unbounded_channel();
-        let beat = tokio::spawn(heartbeat(Arc::clone(&store), session, ttl, opened, sender));
-        Ok(Self { store, session, beats, beat })
+        let (renewing, lost) = (Arc::clone(&store), CancellationToken::new());
+        let end = lost.clone().drop_guard();
+        let beat = tokio::spawn(async move {
+            // Fires also should the heartbeat panic.
+            let _end = end;
+            heartbeat(renewing, session, ttl, opened, sender).await;
+        });
+        Ok(Self { store, session, beats, beat, lost })
     }
 
     /// Its id.
@@ -53,6 +64,11 @@ impl Lease {
     /// The next heartbeat; `None` once the lease is lost.
     pub(super) async fn beat(&mut self) -> Option<Beat> {
         self.beats.recv().await
+    }
+
+    /// Fires once the lease is lost, for whoever is in the middle of something else.
+    pub(super) fn lost(&self) -> CancellationToken {
+        self.lost.clone()
     }
 
     /// Ends the session.
@@ -81,11 +97,13 @@ async fn heartbeat(
     loop {
         let left = last.saturating_sub(renewed.elapsed());
         if tokio::time::timeout(left, ticks.tick()).await.is_err() {
+            tracing::warn!(%session, "no heartbeat came through; the lease is given up before it ends");
             return;
         }
         let asked = Instant::now();
         let left = last.saturating_sub(renewed.elapsed());
-        match tokio::time::timeout(left, store.heartbeat(session, ttl)).await {
+        // One that hangs must not cost the lease: the next may come through.
+        match tokio::time::timeout(left.min(ttl / BEATS_PER_TTL), store.heartbeat(session, ttl)).await {
             Ok(Ok(Some(held))) => {
                 renewed = asked;
                 if beats.send(Beat { asked, held }).is_err() {
@@ -96,10 +114,13 @@ async fn heartbeat(
                 tracing::warn!(%session, "this session was revoked, or its lease has ended");
                 return;
             }
-            Ok(Err(error)) => tracing::warn!(%error, "a heartbeat failed"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "a heartbeat failed");
+                ticks.reset_after(ttl / AGAIN_PER_TTL);
+            }
             Err(_) => {
-                tracing::warn!(%session, "no heartbeat came through; the lease is given up before it ends");
-                return;
+                tracing::warn!(%session, "a heartbeat was not answered in time");
+                ticks.reset_after(ttl / AGAIN_PER_TTL);
             }
         }
     }

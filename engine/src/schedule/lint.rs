@@ -152,10 +152,10 @@ mod tests {
         assert_eq!(
             lints(json!({"cron": "*/7 5/5 */2 * */2"})),
             [
-                "schedule::uneven_step minute: a step of 7 does not divide 60: the last one is shorter",
-                "schedule::uneven_step hour: a step of 5 does not divide 24: the last one is shorter",
-                "schedule::uneven_step day of month: a step of 2 begins anew with each month, whatever day the last one ended on",
-                "schedule::uneven_step day of week: a step of 2 does not divide 7: the last one is shorter",
+                "lint::uneven_step minute: a step of 7 does not divide 60: the last one is shorter",
+                "lint::uneven_step hour: a step of 5 does not divide 24: the last one is shorter",
+                "lint::uneven_step day of month: a step of 2 begins anew with each month, whatever day the last one ended on",
+                "lint::uneven_step day of week: a step of 2 does not divide 7: the last one is shorter",
             ]
         );
         let help = Lint::UnevenStep { field: "minute", step: 7, size: 60 }.help();
@@ -166,11 +166,11 @@ mod tests {
     fn fixed_times_in_a_gap_and_nothing_else() {
         assert_eq!(
             lints(json!({"cron": "15 2 * * *", "timezone": "America/Chicago"})),
-            ["schedule::in_gap 2026-03-08T02:15:00 does not exist in America/Chicago, nor do 2 times like it"]
+            ["lint::fire_in_gap 2026-03-08T02:15:00 does not exist in America/Chicago, nor do 2 times like it"]
         );
         assert_eq!(
             lints(json!({"cron": "0 0 * * *", "timezone": "America/Havana"})),
-            ["schedule::in_gap 2026-03-08T00:00:00 does not exist in America/Havana, nor do 2 times like it"]
+            ["lint::fire_in_gap 2026-03-08T00:00:00 does not exist in America/Havana, nor do 2 times like it"]
         );
         for fine in ["*/15 2 * * *", "15 3 * * *", "15 2 * * 1-6", "15 * * * *"] {
             assert_eq!(lints(json!({"cron": fine, "timezone": "America/Chicago"})), [""; 0], "{fine}");
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn what_never_fires() {
         for never in ["0 0 31 2 *", "0 0 0 1 1 * 2025"] {
-            assert_eq!(lints(json!({"cron": never})), ["schedule::never_fires the schedule never fires"], "{never}");
+            assert_eq!(lints(json!({"cron": never})), ["lint::never_fires the schedule never fires"], "{never}");
         }
         let always_skipped = json!({"cron": "30 2 * 3 sun#2", "timezone": "America/Chicago", "dst": {"gap": "skip"}});
         assert_eq!(lints(always_skipped).len(), 2);

@@ -44,5 +44,6 @@ pub use lint::{Lint, lint};
 pub use rule::{Rule, check};
 pub use spec::{Blackout, CatchUp, Schedule, ScheduleError};
 pub use timeline::{Dst, Gap, Overlap};
+pub use timetable::local_date;
 pub use timetable::{Fire, Intervals, Order, Timetable};
 pub use zone::tzdb_version;

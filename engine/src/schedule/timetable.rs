@@ -32,7 +32,7 @@ use std::iter::FusedIterator;
 use std::sync::Arc;
 
 use super::calendar::{Calendars, Resolved};
-use super::civil::{DAY, SECOND};
+use super::civil::{DAY, Date, SECOND};
 use super::rule::Rule;
 use super::spec::{Blackout, Schedule, ScheduleError};
 use super::timeline::{Overlap, Timeline};
@@ -74,6 +74,11 @@ pub struct Timetable {
     excluded: Vec<Arc<Resolved>>,
     /// The rule in every year, if it is limited to some.
     every_year: Option<Rule>,
+}
+
+/// The date of an instant on the clocks of a schedule's zone.
+pub fn local_date(schedule: &Schedule, at: i64) -> Date {
+    Date::from_days(schedule.zone.local(at.div_euclid(SECOND)).div_euclid(DAY))
 }
 
 impl Schedule {

@@ -71,7 +71,7 @@ impl Store {
              b.max_active AS backfill_max, {NOT_PAUSED} AS is_open, \
              (SELECT COUNT(*) FROM run a WHERE a.tenant = u.tenant AND a.dag = u.dag \
              AND a.state IN ('running', 'canceling') AND a.backfill IS NOT DISTINCT FROM u.backfill) AS active, \
-             (SELECT COALESCE(SUM(f.bytes), 0) FROM artifact f WHERE f.tenant = u.tenant AND f.linked_from IS NULL) AS bytes \
+             (SELECT CAST(COALESCE(SUM(f.bytes), 0) AS BIGINT) FROM artifact f WHERE f.tenant = u.tenant AND f.linked_from IS NULL) AS bytes \
              FROM run u JOIN schedule s ON s.tenant = u.tenant AND s.dag = u.dag \
              JOIN tenant n ON n.tenant = u.tenant \
              LEFT JOIN backfill b ON b.tenant = u.tenant AND b.backfill = u.backfill \

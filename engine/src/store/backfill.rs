@@ -431,19 +431,28 @@ impl Write for Make<'_> {
         let values = vec![tenant.to_string().into(), chunk.id.to_string().into(), made.into()];
         let found = tx.all(Self::WHAT, &sql, values).await?;
         let Some(row) = found.first() else { return Ok(None) };
-        if !Rooms::default().take(tx, tenant, self.runs.len()).await? {
-            return Ok(None);
-        }
         let (dag, reprocess): (String, String) = (rows::get(row, "dag")?, rows::get(row, "reprocess")?);
         let values = vec![param(logical(&chunk.fires)), tenant.to_string().into(), dag.into(), reprocess.into()];
         let found = tx.all(Self::WHAT, &left_out_sql(tx.dialect), values).await?;
         let out: std::collections::BTreeSet<i64> =
             found.iter().map(|row| rows::get(row, "logical_time")).collect::<Result<_, _>>()?;
-        let runs: Vec<NewRun> = self.runs.iter().filter(|run| !out.contains(&run.logical_time)).cloned().collect();
+        let wanted = self.runs.iter().filter(|run| !out.contains(&run.logical_time)).count();
+        let room = Rooms::default().take(tx, tenant, wanted).await?;
+        if room == 0 && wanted > 0 {
+            return Ok(None);
+        }
+        let (mut runs, mut seen) = (Vec::new(), 0_i64);
+        for run in self.runs {
+            let is_out = out.contains(&run.logical_time);
+            if !is_out && runs.len() == room {
+                break;
+            }
+            seen += 1;
+            runs.extend((!is_out).then(|| run.clone()));
+        }
         let made = enqueue(tx, self.store, &runs).await?.len();
         let sql = "UPDATE backfill SET made = made + $3 WHERE tenant = $1 AND backfill = $2";
-        let count = i64::try_from(chunk.fires.len()).unwrap_or(i64::MAX);
-        let values = vec![tenant.to_string().into(), chunk.id.to_string().into(), count.into()];
+        let values = vec![tenant.to_string().into(), chunk.id.to_string().into(), seen.into()];
         tx.all_of(vec![Part { what: Self::WHAT, sql: sql.to_owned(), values }]).await?;
         Ok(Some(made))
     }

@@ -18,6 +18,7 @@ use super::rows::{self, InstanceKey, param};
 use super::tx::{Tx, Write};
 use super::unit::{HELD, UnitOfWork};
 use super::{Store, StoreError};
+use crate::failpoint;
 use crate::id::{RunId, SessionId, TenantId};
 use crate::plan::{Micros, TenantLoad, share};
 use crate::task::AttemptIdentity;
@@ -82,7 +83,11 @@ impl Store {
         if request.limit == 0 {
             return Ok(Vec::new());
         }
-        self.write(&ClaimReady { store: self, request }).await
+        let claims = self.write(&ClaimReady { store: self, request }).await?;
+        if !claims.is_empty() {
+            failpoint::hit("claim.after_commit").await.map_err(StoreError::injected)?;
+        }
+        Ok(claims)
     }
 }
 

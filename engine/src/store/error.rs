@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use sea_orm::DbErr;
 
+use super::tx;
 use crate::dag::Diagnostics;
 use crate::id::{InstanceId, RunId};
 use crate::run::{IllegalTransition, RunState};
@@ -126,12 +127,25 @@ impl StoreError {
         move |source| Self::Query { what, source }
     }
 
+    /// An error that a failpoint asked for: a lost connection.
+    pub(super) fn injected(error: std::io::Error) -> Self {
+        let source = DbErr::Conn(sea_orm::RuntimeErr::Internal(error.to_string()));
+        Self::Query { what: "pass a failpoint", source }
+    }
+
+    /// Whether the same may go well in a moment: the store is away, or others were in the way for too long.
+    pub fn is_passing(&self) -> bool {
+        self.is_unavailable() || matches!(self, Self::Query { .. })
+    }
+
     /// Whether the store can not be reached, as opposed to refusing something (exit code 5).
     pub fn is_unavailable(&self) -> bool {
         match self {
             Self::Open { .. } | Self::Owned { .. } | Self::SqliteTooOld { .. } | Self::File { .. } => true,
             Self::SchemaNewer { .. } | Self::SchemaOlder { .. } => true,
-            Self::Query { source, .. } => matches!(source, DbErr::Conn(_) | DbErr::ConnectionAcquire(_)),
+            Self::Query { source, .. } => {
+                matches!(source, DbErr::Conn(_) | DbErr::ConnectionAcquire(_)) || tx::is_unwell(source)
+            }
             _ => false,
         }
     }

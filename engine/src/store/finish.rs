@@ -22,6 +22,7 @@ use super::unit::{AttemptEnd, HELD, LOCK_ORDER, UnitOfWork};
 use super::{Claim, ClaimRequest, Memo, Store, StoreError, memo, registry};
 use crate::artifact::ArtifactRef;
 use crate::dag::{Dag, Task};
+use crate::failpoint;
 use crate::id::{RunId, SessionId, TenantId};
 use crate::plan::{AttemptFailure, FailureKind, FailurePlan, Micros, Reason, after_failure};
 use crate::registry::RegistryChange;
@@ -128,6 +129,7 @@ impl Store {
             }
         }
         let finished = self.write(&FinishAll { store: self, finishes, dags, proofs, next }).await?;
+        failpoint::hit("finish.after_commit").await.map_err(StoreError::injected)?;
         if finished.left_ready {
             self.wake();
         }
@@ -194,6 +196,7 @@ impl Write for FinishAll<'_> {
                 *run = states.get(&key).copied().unwrap_or(*run);
             }
         }
+        failpoint::hit("finish.before_commit").await.map_err(StoreError::injected)?;
         let left_ready = !unit.keys_in(TaskState::Ready).is_empty();
         Ok(Finished { receipts, claims, left_ready })
     }

@@ -12,7 +12,8 @@ use super::dialect::Kind;
 use super::rows::{self, param};
 use super::tx::{Tx, Write};
 use super::{Store, StoreError, tx};
-use crate::tenant::TenantSpec;
+use crate::id::TenantId;
+use crate::tenant::{Quotas, TenantSpec};
 
 /// What waits and runs, for gauges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,27 @@ pub struct Load {
     pub open_runs: u64,
 }
 
+/// A tenant as the database knows it, with what it uses.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TenantView {
+    /// Who.
+    pub tenant: TenantId,
+    /// `trial`, `active` or `suspended`.
+    pub status: String,
+    /// Its share of the workers.
+    pub weight: f64,
+    /// What it may use.
+    pub quotas: Quotas,
+    /// Runs that wait to start.
+    pub queued_runs: u64,
+    /// Runs under way.
+    pub active_runs: u64,
+    /// Attempts under way.
+    pub running_tasks: u64,
+    /// What its artifacts weigh.
+    pub artifact_bytes: u64,
+}
+
 impl Store {
     /// Writes tenants and pools; tenants that are not named stay, pools that are not named go.
     ///
@@ -38,6 +60,34 @@ impl Store {
     /// The database's.
     pub async fn apply_limits(&self, tenants: &[TenantSpec], pools: &BTreeMap<String, u32>) -> Result<(), StoreError> {
         self.write(&ApplyLimits { tenants, pools }).await
+    }
+
+    /// Tenants with what they use, by id.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn tenants(&self) -> Result<Vec<TenantView>, StoreError> {
+        let sql = "SELECT n.tenant, n.status, n.weight, n.quotas, \
+                   (SELECT COUNT(*) FROM run u WHERE u.tenant = n.tenant AND u.state = 'queued') AS queued, \
+                   (SELECT COUNT(*) FROM run u WHERE u.tenant = n.tenant AND u.state IN ('running', 'canceling')) AS active, \
+                   (SELECT COUNT(*) FROM task_instance t WHERE t.tenant = n.tenant AND t.state = 'running') AS running, \
+                   (SELECT CAST(COALESCE(SUM(a.bytes), 0) AS BIGINT) FROM artifact a WHERE a.tenant = n.tenant \
+                   AND a.linked_from IS NULL) AS bytes FROM tenant n ORDER BY n.tenant";
+        let found = tx::read(&self.db, "list the tenants", sql, vec![]).await?;
+        let one = |row: &sea_orm::QueryResult| {
+            let count = |column| rows::get::<i64>(row, column).map(i64::unsigned_abs);
+            Ok(TenantView {
+                tenant: rows::parse(row, "tenant", TenantId::parse)?,
+                status: rows::get(row, "status")?,
+                weight: rows::get(row, "weight")?,
+                quotas: rows::parse(row, "quotas", |text| serde_json::from_str(text))?,
+                queued_runs: count("queued")?,
+                active_runs: count("active")?,
+                running_tasks: count("running")?,
+                artifact_bytes: count("bytes")?,
+            })
+        };
+        found.iter().map(one).collect()
     }
 
     /// Counts what waits and runs.

@@ -31,6 +31,7 @@ mod open;
 mod origin;
 mod page;
 mod pause;
+mod pool;
 mod reclaim;
 mod registry;
 mod replay;
@@ -39,6 +40,7 @@ mod rows;
 mod schedules;
 mod session;
 mod stand_in;
+mod summary;
 mod time;
 mod timeline;
 mod triggers;
@@ -52,8 +54,6 @@ mod work;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use sea_orm::DatabaseConnection;
-
 pub use admit::Admitted;
 pub use alerts::{Alert, AlertKind, NewAlert};
 pub use backfill::{
@@ -65,7 +65,7 @@ pub use create::{NewRun, PinnedDocument, RunKind};
 pub use deadlines::Timed;
 pub use error::StoreError;
 pub use finish::{Finish, Finished, Next, Outcome, Receipt};
-pub use limits::Load;
+pub use limits::{Load, TenantView};
 pub use lineage::{Lineage, LineageNode};
 pub use memo::{Memo, MemoHit, memo_key};
 pub use models::ModelRow;
@@ -79,6 +79,7 @@ pub use replay::{Kept, Reuse};
 pub use rerun::{Rerun, RerunRequest};
 pub use schedules::{Agenda, DueSchedule, FireOutcome, Fired, ScheduleView, Subscription};
 pub use session::{HeldAttempt, NewSession};
+pub use summary::{SummaryLine, SummaryReason};
 pub use timeline::{EventFilter, EventPage, EventView};
 pub use triggers::{Arrived, Source, Waiting};
 pub use view::{ArtifactView, RunSummary, RunView, TaskView};
@@ -87,6 +88,7 @@ pub use why::{RunningView, Why};
 pub use work::Work;
 
 use self::dialect::Dialect;
+use self::pool::Pool;
 use self::time::DatabaseClock;
 use crate::dag::{Dag, KindCatalog, lower};
 use crate::id::{Digest, Incarnation, RunId, TenantId};
@@ -97,7 +99,7 @@ pub type Catalog = Arc<dyn KindCatalog + Send + Sync>;
 
 /// A handle on the database; clones of the `Arc` around it share everything.
 pub struct Store {
-    db: DatabaseConnection,
+    db: Pool,
     dialect: Dialect,
     url: String,
     catalog: Catalog,

@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use migrations::{Migrator, MigratorTrait};
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, Statement};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, Statement, TransactionTrait};
 
 use super::dialect::Dialect;
+use super::pool::{CALL_LIMIT, Pool};
 use super::time::DatabaseClock;
 use super::{Catalog, Store, StoreError, tx};
 use crate::id::Incarnation;
@@ -48,6 +49,14 @@ impl Store {
     /// # Errors
     /// Unreachable, owned by another process, of a newer schema, or (reading) not migrated yet.
     pub async fn open(url: &str, mode: OpenMode, catalog: Catalog) -> Result<Self, StoreError> {
+        Self::open_with(url, mode, catalog, CALL_LIMIT).await
+    }
+
+    /// As [`Store::open`]; a call that Postgres does not answer within `limit` has failed.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open_with(url: &str, mode: OpenMode, catalog: Catalog, limit: Duration) -> Result<Self, StoreError> {
         let shown = without_password(url);
         let owner = match (sqlite_path(url), mode) {
             (Some(path), OpenMode::Own) => Some(own(&path)?),
@@ -56,7 +65,8 @@ impl Store {
             }
             _ => None,
         };
-        let db = connect(url, mode).await?;
+        let options = options(url, mode, limit)?;
+        let db = connect(url, options.clone()).await?;
         let dialect = Dialect::of(db.get_database_backend());
         if dialect == Dialect::Sqlite {
             check_sqlite_version(&db).await?;
@@ -64,13 +74,13 @@ impl Store {
         let pending = pending(&db).await?;
         match (mode, pending) {
             (_, 0) => {}
-            (OpenMode::Own, _) => Migrator::up(&db, None).await.map_err(StoreError::query("migrate"))?,
+            (OpenMode::Own, _) => migrate(&db, dialect).await?,
             (OpenMode::Read | OpenMode::Ask, pending) => return Err(StoreError::SchemaOlder { pending }),
         }
         let incarnation = incarnation(&db).await?;
         let clock = DatabaseClock::of(&db, dialect).await?;
         Ok(Self {
-            db,
+            db: Pool::new(db, options, limit),
             dialect,
             url: shown,
             catalog,
@@ -94,7 +104,7 @@ impl Store {
     pub async fn migrations(url: &str) -> Result<Vec<Migration>, StoreError> {
         let applied = match sqlite_path(url) {
             Some(path) if !path.exists() => BTreeSet::new(),
-            _ => applied(&connect(url, OpenMode::Read).await?).await?,
+            _ => applied(&connect(url, options(url, OpenMode::Read, CALL_LIMIT)?).await?).await?,
         };
         let mut all: Vec<_> = Migrator::migrations()
             .iter()
@@ -137,7 +147,7 @@ fn own(path: &Path) -> Result<File, StoreError> {
     }
 }
 
-async fn connect(url: &str, mode: OpenMode) -> Result<DatabaseConnection, StoreError> {
+fn options(url: &str, mode: OpenMode, limit: Duration) -> Result<ConnectOptions, StoreError> {
     if sqlite_path(url).is_none() && !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
         return Err(StoreError::Url { url: without_password(url) });
     }
@@ -146,8 +156,14 @@ async fn connect(url: &str, mode: OpenMode) -> Result<DatabaseConnection, StoreE
         .sqlx_logging(false)
         // Enough for every claimer, finisher and reader of one process; Postgres allows 100 in all.
         .max_connections(8)
-        .connect_timeout(Duration::from_secs(10))
-        .acquire_timeout(Duration::from_secs(30))
+        .connect_timeout(limit)
+        .acquire_timeout(limit)
+        .map_sqlx_postgres_opts(move |options| {
+            // A transaction whose client is silent for so long is over, and its locks with it. The second
+            // one is for a client that is gone and could not say so.
+            let limit = limit.as_millis().to_string();
+            options.options([("idle_in_transaction_session_timeout", &limit), ("tcp_user_timeout", &limit)])
+        })
         .map_sqlx_sqlite_opts(move |options| {
             options
                 .create_if_missing(mode == OpenMode::Own)
@@ -157,6 +173,10 @@ async fn connect(url: &str, mode: OpenMode) -> Result<DatabaseConnection, StoreE
                 // Longer than any transaction of ours; an outsider that holds the file longer is an error.
                 .busy_timeout(Duration::from_secs(30))
         });
+    Ok(options)
+}
+
+async fn connect(url: &str, options: ConnectOptions) -> Result<DatabaseConnection, StoreError> {
     let failed = |source: DbErr| StoreError::Open { url: without_password(url), source };
     Database::connect(options).await.map_err(failed)
 }
@@ -195,6 +215,27 @@ async fn pending(db: &DatabaseConnection) -> Result<usize, StoreError> {
     }
     Ok(known.len() - applied.len())
 }
+
+/// Migrates what is behind; one process at a time, the others wait and find it done. On SQLite the owner is
+/// alone.
+async fn migrate(db: &DatabaseConnection, dialect: Dialect) -> Result<(), StoreError> {
+    let failed = || StoreError::query("migrate");
+    if dialect == Dialect::Sqlite {
+        return Migrator::up(db, None).await.map_err(failed());
+    }
+    // Held by a transaction, so that it ends with this process, however that ends.
+    let turn = db.begin().await.map_err(failed())?;
+    // Nothing but silence is to be heard from it until the migrations are through.
+    turn.execute_unprepared("SET LOCAL idle_in_transaction_session_timeout = 0").await.map_err(failed())?;
+    turn.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({MIGRATING})")).await.map_err(failed())?;
+    // Whoever waited asks again what is left: `up` does.
+    let done = Migrator::up(db, None).await.map_err(failed());
+    turn.commit().await.map_err(failed())?;
+    done
+}
+
+/// The advisory lock of the process that migrates: "headwork" in ASCII.
+const MIGRATING: i64 = 0x6865_6164_776f_726b;
 
 async fn incarnation(db: &DatabaseConnection) -> Result<Incarnation, StoreError> {
     let sql = "SELECT value FROM installation WHERE name = 'incarnation'";

@@ -108,7 +108,7 @@ impl Store {
     }
 
     fn backend(&self) -> DbBackend {
-        self.db.get_database_backend()
+        self.db.backend()
     }
 
     /// A run's tasks in the order of the DAG, one group per state that their instances are in.

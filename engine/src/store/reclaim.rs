@@ -17,7 +17,8 @@ use super::finish::{fail, read_state};
 use super::rows::{self, InstanceKey, param};
 use super::tx::{Part, Tx, Write};
 use super::unit::{AttemptEnd, HELD, LOCK_ORDER, UnitOfWork};
-use super::{ClaimScope, Store, StoreError, tx};
+use super::{ClaimScope, HeldAttempt, Store, StoreError, tx};
+use crate::failpoint;
 use crate::id::{AttemptNumber, InstanceId, RunId, SessionId, TenantId};
 use crate::plan::{FailureKind, Micros, Reason};
 use crate::run::{AttemptState, RunEvent, RunState, TaskEvent, TaskState, is_terminal, transition};
@@ -87,6 +88,15 @@ impl Store {
     /// The database's.
     pub async fn reap_revoked(&self) -> Result<Vec<LostAttempt>, StoreError> {
         self.give_up(Lost::Revoked).await
+    }
+
+    /// Gives back attempts that `session` holds and nobody runs: claimed in a transaction whose answer
+    /// never reached the worker. It is no loss of the tasks'. Returns how many were still held so.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn give_back(&self, session: SessionId, strays: &[HeldAttempt]) -> Result<usize, StoreError> {
+        Ok(self.give_up(Lost::Strays(session, strays)).await?.len())
     }
 
     async fn give_up(&self, lost: Lost<'_>) -> Result<Vec<LostAttempt>, StoreError> {
@@ -184,6 +194,8 @@ enum Lost<'a> {
     Expired(Duration),
     /// Those that revoked sessions left behind.
     Revoked,
+    /// These, as far as the session still holds them.
+    Strays(SessionId, &'a [HeldAttempt]),
 }
 
 #[async_trait]
@@ -203,7 +215,11 @@ impl Write for Reclaim<'_> {
                 lock_left_behind(&mut unit).await?
             }
             Lost::Revoked => lock_left_behind(&mut unit).await?,
+            Lost::Strays(session, strays) => lock_strays(&mut unit, session, strays).await?,
         };
+        if !keys.is_empty() {
+            failpoint::hit("reap.after_select").await.map_err(StoreError::injected)?;
+        }
         let mut runs = BTreeMap::new();
         for key in &keys {
             let run_key = (key.tenant.clone(), key.run);
@@ -217,7 +233,11 @@ impl Write for Reclaim<'_> {
         let mut sessions = BTreeSet::new();
         for key in keys {
             let Some(run) = runs.get(&(key.tenant.clone(), key.run)) else { continue };
-            let (attempt, state) = lose(self.store, &mut unit, &key, run)?;
+            let (kind, message) = match self.lost {
+                Lost::Strays(..) => (FailureKind::HandedBack, UNKNOWN),
+                _ => (FailureKind::Lost, GONE),
+            };
+            let (attempt, state) = lose(self.store, &mut unit, &key, (run, kind, message))?;
             sessions.insert(attempt.session);
             lost.push(attempt);
             if is_terminal(state) {
@@ -239,12 +259,12 @@ fn lose(
     store: &Store,
     unit: &mut UnitOfWork<'_>,
     key: &InstanceKey,
-    run: &RunRow,
+    (run, kind, message): (&RunRow, FailureKind, &str),
 ) -> Result<(LostAttempt, TaskState), StoreError> {
     let task = advance::task(&run.dag, &key.instance.task)?;
     let held = unit.change(key)?;
     let (number, session) = (AttemptNumber(held.attempts), held.session.unwrap_or(SessionId::from_uuid(Uuid::nil())));
-    let made = fail(store, unit, key, task, (FailureKind::Lost, GONE.into(), run.state))?;
+    let made = fail(store, unit, key, task, (kind, message.into(), run.state))?;
     let attempt = transition(AttemptState::Running, made.attempt)?.to();
     let state = unit.move_task(key, made.task, Some(made.reason))?;
     unit.end_attempt(
@@ -253,13 +273,14 @@ fn lose(
             attempt: number,
             state: attempt,
             error_class: Some(json!(ErrorClass::System)),
-            message: Some(GONE.to_owned()),
+            message: Some(message.to_owned()),
         },
     );
     Ok((LostAttempt { tenant: key.tenant.clone(), run: key.run, instance: key.instance.clone(), session }, state))
 }
 
 const GONE: &str = "its worker is gone";
+const UNKNOWN: &str = "its worker never learned that it holds it, and gave it back";
 
 /// Locks the running rows of a run.
 async fn lock_running(
@@ -273,6 +294,24 @@ async fn lock_running(
         unit.tx.dialect.lock("t")
     );
     unit.lock("lock the running attempts", &sql, vec![tenant.to_string().into(), run.to_string().into()]).await
+}
+
+/// Locks what a session holds without knowing.
+async fn lock_strays(
+    unit: &mut UnitOfWork<'_>,
+    session: SessionId,
+    strays: &[HeldAttempt],
+) -> Result<Vec<InstanceKey>, StoreError> {
+    let sql = format!(
+        "SELECT {HELD} FROM task_instance t WHERE t.session = $1 AND t.state = 'running' ORDER BY {LOCK_ORDER}{}",
+        unit.tx.dialect.lock("t")
+    );
+    let keys = unit.lock("lock attempts that nobody runs", &sql, vec![session.to_string().into()]).await?;
+    let is_stray = |key: &InstanceKey, epoch| {
+        let same = |it: &HeldAttempt| (&it.tenant, it.run, &it.instance) == (&key.tenant, key.run, &key.instance);
+        strays.iter().any(|it| same(it) && it.epoch == epoch)
+    };
+    Ok(keys.into_iter().filter(|key| unit.get(key).is_some_and(|held| is_stray(key, held.epoch))).collect())
 }
 
 /// Locks what revoked sessions hold: nothing that they write is taken any more.

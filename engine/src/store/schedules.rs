@@ -19,6 +19,7 @@ use super::{NewRun, Store, StoreError, tx};
 use crate::dag::{Dag, Overlap};
 use crate::id::{DagId, Digest, RunId, TenantId};
 use crate::plan::Micros;
+use crate::run::RunState;
 use crate::tenant::Quotas;
 
 /// A tenant takes a DAG.
@@ -234,6 +235,18 @@ impl Store {
         }
     }
 
+    /// Open runs of a DAG, by version and state, of all tenants: (version, state, how many).
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn open_runs(&self, dag: &DagId) -> Result<Vec<(String, RunState, u64)>, StoreError> {
+        let sql = "SELECT dag_version, state, COUNT(*) AS n FROM run WHERE dag = $1 \
+                   AND state IN ('queued', 'running', 'canceling') GROUP BY dag_version, state ORDER BY 1, 2";
+        let found = tx::read(&self.db, "count a DAG's open runs", sql, vec![dag.to_string().into()]).await?;
+        let one = |row| Ok((rows::get(row, "dag_version")?, rows::run_state(row)?, rows::count(row, "n")?.into()));
+        found.iter().map(one).collect()
+    }
+
     /// Who takes what, by DAG and tenant.
     ///
     /// # Errors
@@ -391,17 +404,15 @@ impl Write for Fire<'_> {
         let mut rooms = Rooms::default();
         let (mut outcome, mut moves, mut runs) = (FireOutcome::default(), Vec::new(), Vec::new());
         for it in mine {
-            let has_room = rooms.take(tx, &it.tenant, it.runs.len()).await?;
-            let (last, next) = match has_room {
-                true => (it.last_fire, it.next_at),
-                false => (None, Some(self.now + DEFERRED)),
-            };
-            moves.push(json!({ "tenant": it.tenant, "dag": it.dag, "fired": last, "next": next }));
-            if has_room {
-                runs.extend(it.runs.iter().cloned());
-            } else {
+            let room = rooms.take(tx, &it.tenant, it.runs.len()).await?;
+            let mut moved = (it.last_fire, it.next_at);
+            if room < it.runs.len() {
+                // The oldest go first; the rest is due again when the tenant's queue has room.
+                moved = (room.checked_sub(1).map(|at| it.runs[at].logical_time), Some(self.now + DEFERRED));
                 outcome.deferred.push((it.tenant.clone(), it.dag.clone()));
             }
+            moves.push(json!({ "tenant": it.tenant, "dag": it.dag, "fired": moved.0, "next": moved.1 }));
+            runs.extend(it.runs.iter().take(room).cloned());
         }
         let columns = [("tenant", Kind::Text), ("dag", Kind::Text), ("fired", Kind::Int), ("next", Kind::Int)];
         let sql = format!(
@@ -439,15 +450,15 @@ impl Fire<'_> {
 pub(super) struct Rooms(BTreeMap<TenantId, Option<usize>>);
 
 impl Rooms {
-    /// Whether `count` more runs of a tenant may be queued; if so they are counted.
-    pub(super) async fn take(&mut self, tx: &Tx, tenant: &TenantId, count: usize) -> Result<bool, StoreError> {
+    /// How many of `count` more runs a tenant may queue; they are counted.
+    pub(super) async fn take(&mut self, tx: &Tx, tenant: &TenantId, count: usize) -> Result<usize, StoreError> {
         let left = match self.0.get(tenant) {
             Some(left) => *left,
             None => room(tx, tenant).await?,
         };
-        let enough = left.is_none_or(|left| left >= count);
-        self.0.insert(tenant.clone(), if enough { left.map(|left| left - count) } else { left });
-        Ok(enough)
+        let taken = left.map_or(count, |left| left.min(count));
+        self.0.insert(tenant.clone(), left.map(|left| left - taken));
+        Ok(taken)
     }
 }
 

@@ -8,7 +8,7 @@
 use std::sync::Mutex;
 use std::time::Instant;
 
-use sea_orm::DatabaseConnection;
+use sea_orm::ConnectionTrait;
 
 use super::dialect::Dialect;
 use super::{Store, StoreError, rows, tx};
@@ -25,7 +25,7 @@ pub(super) enum DatabaseClock {
 
 impl DatabaseClock {
     /// Reads the clock of a connection.
-    pub(super) async fn of(db: &DatabaseConnection, dialect: Dialect) -> Result<Self, StoreError> {
+    pub(super) async fn of(db: &impl ConnectionTrait, dialect: Dialect) -> Result<Self, StoreError> {
         match dialect {
             Dialect::Sqlite => Ok(Self::Machine),
             Dialect::Postgres => Ok(Self::Server(Mutex::new(read(db, dialect).await?))),
@@ -57,7 +57,7 @@ impl Store {
     }
 }
 
-async fn read(db: &DatabaseConnection, dialect: Dialect) -> Result<(Micros, Instant), StoreError> {
+async fn read(db: &impl ConnectionTrait, dialect: Dialect) -> Result<(Micros, Instant), StoreError> {
     let asked = Instant::now();
     let found = tx::read(db, "read the database's clock", &format!("SELECT {} AS now", dialect.now()), vec![]).await?;
     let row = found.first().ok_or(StoreError::Corrupt { what: "clock", detail: "no time came back".into() })?;

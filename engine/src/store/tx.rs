@@ -8,15 +8,17 @@
 //! its operation id in the transaction (with [`Tx::all_of`]), the same id in every try. After a lost
 //! answer the id is looked up; if it is not there, the write is applied again, and should the lost
 //! COMMIT still arrive meanwhile, the id collides: the database itself decides which of the two it was.
-//! Writes without an id (heartbeats, sessions) may be applied twice.
+//! Writes without an id (heartbeats, sessions) may be applied twice. An answer that does not come in time
+//! (`pool.rs`) is a lost one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use sea_orm::sqlx::sqlite::SqliteError;
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, RuntimeErr,
-    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value,
+    ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, RuntimeErr, SqliteTransactionMode, Statement,
+    TransactionOptions, Value,
 };
 use uuid::Uuid;
 
@@ -104,6 +106,9 @@ impl Tx {
     /// Runs changes that do not depend on one another, and leaves the operation's id beside them, in one
     /// round trip: on Postgres as parts of one statement, on SQLite as statements in one text.
     pub(super) async fn all_of(&self, mut parts: Vec<Part>) -> Result<(), StoreError> {
+        if parts.is_empty() && self.has_left_id.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         if !self.has_left_id.swap(true, Ordering::Relaxed) {
             parts.push(Part {
                 what: OPERATION,
@@ -169,7 +174,7 @@ impl Store {
         let mut tries = 0;
         loop {
             tries += 1;
-            let error = match self.attempt(change, op_id).await {
+            let error = match self.attempt(change, op_id, lost.is_some()).await {
                 Ok(output) => return Ok(output),
                 Err(Failed::Unknown(output, error)) => {
                     tracing::warn!(%error, %op_id, "the answer to a COMMIT was lost; looking it up");
@@ -179,12 +184,14 @@ impl Store {
                     lost = Some(output);
                     error
                 }
-                // The lost COMMIT arrived after all: this try met its own id.
-                Err(Failed::Error(error)) if is_own_id(&error) => match lost.take() {
-                    Some(output) => return Ok(output),
-                    None => return Err(error),
+                // The lost COMMIT may have arrived after all: this try met its own id, or rows of its own.
+                Err(Failed::Error(error)) => match lost.take() {
+                    Some(output) if is_own_id(&error) || self.was_committed(op_id).await? => return Ok(output),
+                    output => {
+                        lost = output;
+                        error
+                    }
                 },
-                Err(Failed::Error(error)) => error,
             };
             if tries >= MAX_TRIES || !(lost.is_some() || is_retryable(&error)) {
                 return Err(error);
@@ -196,23 +203,43 @@ impl Store {
         }
     }
 
-    async fn attempt<W: Write>(&self, change: &W, op_id: OpId) -> Result<W::Output, Failed<W::Output>> {
+    /// One try. After a lost COMMIT it leaves the id whatever it changes: so it waits for a COMMIT that is
+    /// still on its way, and meets it.
+    async fn attempt<W: Write>(
+        &self,
+        change: &W,
+        op_id: OpId,
+        leaves_id: bool,
+    ) -> Result<W::Output, Failed<W::Output>> {
         let tx = self.begin(W::WHAT, op_id).await.map_err(Failed::Error)?;
-        let output = match change.apply(&tx).await {
+        let applying = async {
+            let output = change.apply(&tx).await?;
+            if leaves_id {
+                tx.all_of(Vec::new()).await?;
+            }
+            Ok(output)
+        };
+        let applied = self.db.within(applying).await;
+        let output = match applied.map_err(StoreError::query(W::WHAT)).flatten() {
             Ok(output) => output,
             Err(error) => {
                 // A failed rollback ends with the connection; the first error is the one that matters.
-                tx.inner.rollback().await.ok();
+                if self.db.within(tx.inner.rollback()).await.flatten().is_err() {
+                    self.db.distrust().await;
+                }
                 return Err(Failed::Error(error));
             }
         };
-        match tx.inner.commit().await {
+        match self.db.within(tx.inner.commit()).await.flatten() {
             Ok(()) => {
                 self.commits.fetch_add(1, Ordering::Relaxed);
                 Ok(output)
             }
             Err(source) if is_conflict(&source) => Err(Failed::Error(StoreError::Query { what: W::WHAT, source })),
-            Err(source) => Err(Failed::Unknown(output, StoreError::Query { what: W::WHAT, source })),
+            Err(source) => {
+                self.db.distrust().await;
+                Err(Failed::Unknown(output, StoreError::Query { what: W::WHAT, source }))
+            }
         }
     }
 
@@ -223,7 +250,7 @@ impl Store {
             access_mode: None,
             sqlite_transaction_mode: (self.dialect == Dialect::Sqlite).then_some(SqliteTransactionMode::Immediate),
         };
-        let inner = self.db.begin_with_options(options).await.map_err(StoreError::query(what))?;
+        let inner = self.db.begin(options).await.map_err(StoreError::query(what))?;
         let backend = self.db.get_database_backend();
         Ok(Tx {
             inner,
@@ -277,7 +304,7 @@ impl Store {
 
 /// Rows of a read outside of any transaction.
 pub(super) async fn read(
-    db: &DatabaseConnection,
+    db: &impl ConnectionTrait,
     what: &'static str,
     sql: &str,
     values: Vec<Value>,
@@ -298,6 +325,39 @@ fn is_conflict(error: &DbErr) -> bool {
 fn is_own_id(error: &StoreError) -> bool {
     let StoreError::Query { source, .. } = error else { return false };
     database_error(source).is_some_and(|error| error.is_unique_violation() && error.message().contains("operation"))
+}
+
+/// Whether the database could not be heard, or refused because of how it is itself: full, out of memory or
+/// connections, starting or going down, locked by others for too long. The same may go well later.
+pub(super) fn is_unwell(error: &DbErr) -> bool {
+    /// SQLITE_BUSY, _NOMEM, _IOERR, _FULL, _CANTOPEN.
+    const SQLITE: [i32; 5] = [5, 7, 10, 13, 14];
+    /// Connection exceptions, conflicts, insufficient resources, locks, operator intervention, system errors.
+    const POSTGRES: [&str; 6] = ["08", "40", "53", "55", "57", "58"];
+    let Some(error) = database_error(error) else { return is_line(error) };
+    let code = error.code().unwrap_or_default();
+    match error.try_downcast_ref::<SqliteError>() {
+        // An extended code has the plain one in its low byte.
+        Some(_) => code.parse::<i32>().is_ok_and(|code| SQLITE.contains(&(code & 0xff))),
+        None => POSTGRES.iter().any(|class| code.starts_with(class)),
+    }
+}
+
+/// Whether the line to the database broke, in the middle of a statement or before it.
+fn is_line(error: &DbErr) -> bool {
+    use sea_orm::sqlx::Error;
+    match error {
+        DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => matches!(
+            **error,
+            Error::Io(_)
+                | Error::Tls(_)
+                | Error::Protocol(_)
+                | Error::PoolTimedOut
+                | Error::PoolClosed
+                | Error::WorkerCrashed
+        ),
+        _ => false,
+    }
 }
 
 fn database_error(error: &DbErr) -> Option<&dyn sea_orm::sqlx::error::DatabaseError> {

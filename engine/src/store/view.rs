@@ -37,6 +37,10 @@ pub struct RunSummary {
     pub parent_run: Option<RunId>,
     /// Its seed.
     pub seed: u64,
+    /// The moment that it is about; RFC 3339.
+    pub logical_time: String,
+    /// Its data interval, half-open; RFC 3339.
+    pub interval: Option<(String, String)>,
     /// RFC 3339.
     pub created_at: String,
     /// RFC 3339.
@@ -234,6 +238,8 @@ fn summary(row: run::Model) -> Result<RunSummary, StoreError> {
             .map_err(|error| bad("run")(error.to_string()))?,
         state,
         seed: row.seed.cast_unsigned(),
+        logical_time: rfc3339(row.logical_time),
+        interval: row.interval_start.zip(row.interval_end).map(|(start, end)| (rfc3339(start), rfc3339(end))),
         created_at: rfc3339(row.created_at),
         started_at: row.started_at.map(rfc3339),
         finished_at: row.finished_at.map(rfc3339),

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sea_orm::sqlx::Executor;
 use sea_orm::sqlx::postgres::PgListener;
 use tokio::sync::watch;
 
@@ -21,6 +22,8 @@ const CHANNEL: &str = "headworks_ready";
 const APART: Duration = Duration::from_millis(100);
 /// How long until a lost listener is opened again.
 const REOPEN: Duration = Duration::from_secs(1);
+/// A listener that heard nothing for so long is asked whether it is still connected.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// What waits for a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,13 +104,22 @@ impl Store {
     }
 
     async fn listen(&self) -> Result<(), sea_orm::sqlx::Error> {
-        let mut listener = PgListener::connect_with(self.db.get_postgres_connection_pool()).await?;
+        let mut listener = PgListener::connect_with(self.db.handle().get_postgres_connection_pool()).await?;
         listener.listen(CHANNEL).await?;
         // What was sent while nobody listened.
         self.ready.send_replace(());
         loop {
-            listener.recv().await?;
-            self.ready.send_replace(());
+            match tokio::time::timeout(SILENCE, listener.recv()).await {
+                Ok(notification) => {
+                    notification?;
+                    self.ready.send_replace(());
+                }
+                // Nothing to say, or nothing gets through: only an answer tells.
+                Err(_) => {
+                    let answer = self.db.within(listener.execute("SELECT 1")).await;
+                    answer.map_err(|_| sea_orm::sqlx::Error::PoolTimedOut)??;
+                }
+            }
         }
     }
 }

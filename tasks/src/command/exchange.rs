@@ -67,7 +67,9 @@ impl Exchange {
             ("HEADWORKS_DAG", identity.dag.to_string()),
             ("HEADWORKS_RUN", facts.run_id.clone()),
             ("HEADWORKS_TASK", identity.instance.to_string()),
+            ("HEADWORKS_GENERATION", identity.generation.0.to_string()),
             ("HEADWORKS_ATTEMPT", identity.attempt.0.to_string()),
+            ("HEADWORKS_EPOCH", identity.epoch.0.to_string()),
             ("HEADWORKS_LOGICAL_TIME", facts.logical_time.clone()),
             ("HEADWORKS_SEED", context.seed().to_string()),
         ]

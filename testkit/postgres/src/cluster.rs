@@ -7,20 +7,23 @@
 //! Ready means that the server said so; there is no polling. Any local user may connect (trust on
 //! loopback), so that only test data belongs in here.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::binaries::unprivileged_user;
 use crate::{Binaries, PostgresError, Server};
 
 /// A slow machine with a cold disk needs seconds; a minute means that it will never be ready.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Between two looks at a server that ends or starts.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Another process may take the free port between our look and the server's bind.
 const PORT_TRIES: u32 = 5;
@@ -29,16 +32,34 @@ const PORT_TRIES: u32 = 5;
 const READY: &str = "database system is ready to accept connections";
 
 /// Runs the server until our end of the pipe closes, then stops it (INT = fast) and removes the
-/// folder. If the server ends by itself, stderr closes, which the owner sees.
+/// folder. If the server ends by itself, stderr closes, which the owner sees. A line is the signal to
+/// end the server with, the next line starts it again.
 const KEEPER: &str = r#"
 "$0" "$@" </dev/null &
 server=$!
 exec 2>/dev/null
-cat >/dev/null
+while read -r signal; do
+  kill "-$signal" "$server"
+  wait "$server"
+  read -r go || break
+  "$0" "$@" </dev/null &
+  server=$!
+done
 kill -INT "$server"
 wait "$server"
 cd / && rm -rf "$HEADWORKS_CLUSTER_FOLDER"
 "#;
+
+/// How a server is made to end, before it is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Sessions are cut, everything is written.
+    Fast,
+    /// As after a power failure: the next start recovers from the log.
+    Immediate,
+    /// `kill -9` of the postmaster; its children notice and go.
+    Kill,
+}
 
 /// A running cluster; stopped and removed when dropped, or when this process ends in any way.
 #[derive(Debug)]
@@ -74,6 +95,46 @@ impl Cluster {
             }
         }
         Err(last.unwrap_or_else(|| PostgresError::Failed { program: "postgres".into(), output: String::new() }))
+    }
+
+    /// Ends the server and starts it again; returns once it answers.
+    ///
+    /// # Errors
+    /// The keeper is gone, or the server does not come back within a minute.
+    pub fn restart(&mut self, how: Shutdown) -> Result<(), PostgresError> {
+        let children = self.children()?;
+        let signal = match how {
+            Shutdown::Fast => "INT",
+            Shutdown::Immediate => "QUIT",
+            Shutdown::Kill => "KILL",
+        };
+        self.tell(signal)?;
+        let deadline = Instant::now() + START_TIMEOUT;
+        // A new postmaster refuses to start while children of the old one still use its memory.
+        while children.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists()) && Instant::now() < deadline {
+            std::thread::sleep(LOOK);
+        }
+        self.tell("go")?;
+        loop {
+            match self.server.query("SELECT 1") {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > deadline => return Err(error),
+                // A process that starts has no other way to say that it answers, once its log is drained.
+                Err(_) => std::thread::sleep(LOOK),
+            }
+        }
+    }
+
+    /// Process ids of the postmaster's children.
+    fn children(&self) -> Result<Vec<u32>, PostgresError> {
+        let text = self.server.query("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()")?;
+        Ok(text.lines().filter_map(|line| line.trim().parse().ok()).collect())
+    }
+
+    fn tell(&mut self, line: &str) -> Result<(), PostgresError> {
+        let gone = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        let told = self.keeper.stdin.as_mut().ok_or_else(gone).and_then(|pipe| writeln!(pipe, "{line}"));
+        told.map_err(PostgresError::io("tell the keeper of postgres"))
     }
 
     /// The server, to make databases in.
@@ -262,9 +323,9 @@ mod tests {
         assert!(folder.exists());
         owner.kill().expect("killed");
         owner.wait().expect("gone");
-        let deadline = std::time::Instant::now() + START_TIMEOUT;
+        let deadline = Instant::now() + START_TIMEOUT;
         while folder.exists() {
-            assert!(std::time::Instant::now() < deadline, "{} is still there", folder.display());
+            assert!(Instant::now() < deadline, "{} is still there", folder.display());
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -11,7 +11,7 @@ mod database;
 use std::path::PathBuf;
 
 pub use binaries::Binaries;
-pub use cluster::Cluster;
+pub use cluster::{Cluster, Shutdown};
 pub use database::{Database, Server};
 
 /// Names a running server to the tests: `postgres://user@host:port/database`; its user may create databases.

@@ -84,6 +84,10 @@ impl Bed {
         self.isolation
     }
 
+    pub(super) fn kinds(&self) -> &engine::task::Kinds {
+        &self.kinds
+    }
+
     pub(super) fn slots(&self) -> usize {
         self.settings.slots
     }

@@ -6,6 +6,7 @@
 mod bed;
 mod dags;
 pub(super) mod noop;
+pub(super) mod scheduler;
 mod workloads;
 
 use std::process::ExitCode;

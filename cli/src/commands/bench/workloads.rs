@@ -172,7 +172,7 @@ async fn waits_of_small(bed: &Bed, samples: usize) -> Result<Vec<f64>, Failure> 
 }
 
 /// The value below which a share of the samples lies.
-fn quantile(samples: &mut [f64], share: f64) -> f64 {
+pub(super) fn quantile(samples: &mut [f64], share: f64) -> f64 {
     samples.sort_by(f64::total_cmp);
     #[expect(
         clippy::cast_precision_loss,
