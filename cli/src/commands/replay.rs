@@ -18,7 +18,6 @@ use engine::store::{NewRun, OpenMode, Origin, RunKind, Store};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-
 use super::{Session, actor, instance, run as execute, tenant};
 use crate::args::{ReplayArgs, ReplayVersion};
 use crate::exit::Failure;
@@ -164,11 +163,16 @@ impl Bench<'_> {
             let selection = Selection::Only(suspects.into_iter().collect());
             let asked = Asked { run, selection, is_verify: true, latest: self.latest.clone(), actor: actor() };
             let second = replay::prepare(origin, self.artifacts, asked).await?;
-            second.check(origin)?;
-            second.create(self.store).await?;
-            let second = self.executed(run).await?;
-            replay::settle(&mut findings, (&first, &second), kinds);
-            again = Some(run);
+            match second.check(origin) {
+                Ok(()) => {
+                    second.create(self.store).await?;
+                    let second = self.executed(run).await?;
+                    replay::settle(&mut findings, (&first, &second), kinds);
+                    again = Some(run);
+                }
+                // What was found stands all the same: they differ, and nobody can say why.
+                Err(error) => session.output.note(&format!("not run once more: {error}")),
+            }
         }
         self.tell(origin, (made, again), &findings);
         let is_proven = findings.iter().all(|it| matches!(it.verdict, Verdict::Identical | Verdict::Reused));

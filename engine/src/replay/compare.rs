@@ -5,7 +5,7 @@
 //! *suspect*: only a second execution tells a task that is not deterministic from code or an environment
 //! that has changed ([`settle`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use serde::Serialize;
@@ -101,8 +101,9 @@ pub async fn compare(
     steps: &[ReplayStep],
 ) -> Result<Vec<Finding>, ReplayError> {
     let mut findings = Vec::with_capacity(steps.len());
+    let (earlier, later) = (by_instance(before), by_instance(after));
     for step in steps {
-        let finding = match (step.action, before.instance(&step.instance), after.instance(&step.instance)) {
+        let finding = match (step.action, earlier.get(&step.instance), later.get(&step.instance)) {
             (ReplayAction::Run, Some(one), Some(two)) => pair(proof, (before, one), (after, two)).await?,
             (ReplayAction::Run, None, _) => differs(&step.instance, "the earlier run has no such task instance"),
             (ReplayAction::Run, _, None) => differs(&step.instance, "the verification has no such task instance"),
@@ -115,8 +116,9 @@ pub async fn compare(
 
 /// Decides about the suspects, by what the second execution of each came to.
 pub fn settle(findings: &mut [Finding], (first, second): (&Origin, &Origin), kinds: &dyn KindCatalog) {
+    let (ones, twos) = (by_instance(first), by_instance(second));
     for finding in findings.iter_mut().filter(|it| it.is_suspect) {
-        let (Some(one), Some(two)) = (first.instance(&finding.instance), second.instance(&finding.instance)) else {
+        let (Some(one), Some(two)) = (ones.get(&finding.instance), twos.get(&finding.instance)) else {
             continue;
         };
         let (is_same, how) = match same(kinds, (first, one), (second, two)) {
@@ -126,6 +128,11 @@ pub fn settle(findings: &mut [Finding], (first, second): (&Origin, &Origin), kin
         finding.verdict = if is_same { Verdict::Differs } else { Verdict::Nondeterministic };
         finding.detail = format!("{}; {how}", finding.detail);
     }
+}
+
+/// Runs may have 100,000 instances: not to be looked for one by one.
+fn by_instance(origin: &Origin) -> HashMap<&InstanceId, &OriginInstance> {
+    origin.instances.iter().map(|it| (&it.instance, it)).collect()
 }
 
 fn differs(instance: &InstanceId, detail: &str) -> Finding {

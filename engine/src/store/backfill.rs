@@ -194,6 +194,7 @@ impl Store {
             found.iter().map(|row| rows::get(row, "logical_time")).collect::<Result<_, _>>()?;
         let sql = format!(
             "SELECT finished_at - started_at AS took FROM run WHERE tenant = $1 AND dag = $2 AND state = 'succeeded' \
+             AND parent_run IS NULL \
              ORDER BY finished_at DESC LIMIT {HISTORY}"
         );
         let found =

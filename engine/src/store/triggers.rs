@@ -97,7 +97,8 @@ impl Store {
     }
 
     /// What arrived of a source for a waiting DAG and is not used up, the oldest first. Backfills of the
-    /// source do not count: their runs are about the past. Neither do verifications.
+    /// source do not count: their runs are about the past. Neither do verifications, nor
+    /// artifacts that a replay took over.
     ///
     /// # Errors
     /// The database's.
@@ -125,7 +126,7 @@ impl Store {
                 format!(
                     "SELECT u.run, MAX(t.finished_at) AS at, u.interval_start, u.interval_end FROM run u \
                      JOIN task_instance t ON t.tenant = u.tenant AND t.run = u.run AND t.task = $6 AND t.current \
-                     AND t.state = 'succeeded' WHERE u.tenant = $1 AND u.dag = $5 AND t.finished_at >= $2 AND {unused} \
+                     AND t.state = 'succeeded' AND t.attempts > 0 WHERE u.tenant = $1 AND u.dag = $5 AND t.finished_at >= $2 AND {unused} \
                      AND EXISTS (SELECT 1 FROM artifact a WHERE a.tenant = t.tenant AND a.run = t.run AND a.task = t.task \
                      AND a.element = t.element AND a.generation = t.generation AND a.name = $7) \
                      GROUP BY u.run, u.interval_start, u.interval_end ORDER BY at, u.run LIMIT {ARRIVALS_READ}"
