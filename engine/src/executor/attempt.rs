@@ -42,7 +42,8 @@ pub(super) async fn execute(environment: &Environment, session: SessionId, claim
     let memo = begun.as_ref().ok().and_then(Start::memo);
     let (outcome, artifacts, inputs) = match begun {
         Ok(Start::Begun(begun)) => begun.finish(environment, &halt).await,
-        Ok(Start::Memoized(hit, inputs, _)) => {
+        Ok(Start::Memoized(linked)) => {
+            let (hit, inputs, _) = *linked;
             (Outcome::Succeeded { outputs: hit.outputs, registry: Vec::new() }, hit.artifacts, inputs)
         }
         Err(outcome) => (outcome, Vec::new(), Vec::new()),
@@ -55,14 +56,14 @@ enum Start {
     /// It does its work.
     Begun(Box<Begun>),
     /// An earlier result takes its place.
-    Memoized(MemoHit, Vec<Input>, Memo),
+    Memoized(Box<(MemoHit, Vec<Input>, Memo)>),
 }
 
 impl Start {
     fn memo(&self) -> Option<Memo> {
         match self {
             Self::Begun(begun) => begun.memo,
-            Self::Memoized(_, _, memo) => Some(*memo),
+            Self::Memoized(linked) => Some(linked.2),
         }
     }
 }
@@ -165,7 +166,7 @@ async fn begin(environment: &Environment, claim: &Claim, cancel: &CancellationTo
     let (kind, isolation) = (task.kind.clone(), task.isolation);
     let with = or_empty(with);
     let memo = match memo::look(environment, &work, &with).await {
-        Some((memo, Some(hit))) => return Ok(Start::Memoized(hit, work.inputs, memo)),
+        Some((memo, Some(hit))) => return Ok(Start::Memoized(Box::new((hit, work.inputs, memo)))),
         other => other.map(|(memo, _)| memo),
     };
     // Whichever comes first: the limit of an attempt, or what is left of the limit over all of them.

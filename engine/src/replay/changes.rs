@@ -45,7 +45,7 @@ fn element<'a>(task: &'a Task, instance: &InstanceId) -> Option<&'a indexmap::In
 fn other_value(origin: &Origin, new: &NewRun, task: &Task) -> Option<String> {
     let for_each = task.for_each.clone().map(Value::from);
     let written = [Some(&task.with), task.condition.as_ref(), for_each.as_ref()];
-    for reference in written.into_iter().flatten().flat_map(|value| references(value)) {
+    for reference in written.into_iter().flatten().flat_map(references) {
         let Ok(reference) = reference.item else { continue };
         let (Some(root), Some(name)) = (reference.path.first(), reference.path.get(1)) else { continue };
         let (before, after) = match root.as_str() {
