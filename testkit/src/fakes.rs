@@ -59,7 +59,7 @@ impl Task for Fake {
     const CODE_VERSION: u32 = 1;
     const SUMMARY: &'static str = "does what a test tells it to";
     const DEPENDS_ON: DependsOn = DependsOn::Inputs;
-    const MEASURED: &'static [&'static str] = &["seconds"];
+    const VOLATILE: &'static [&'static str] = &["seconds"];
 
     fn inputs(_with: &Value) -> Vec<InputSpec> {
         vec![InputSpec { name: out(), many: true, optional: true }]

@@ -168,9 +168,9 @@ fn flip(bench: &Bench, key: &str) {
 #[test]
 fn an_altered_object_is_named_and_nothing_stands_on_it() {
     let bench = project("true");
-    let runs: Vec<_> = (0..3).map(|_| bench.run(&["run", "steps", "--json"]).json(0)).collect();
+    let runs: Vec<_> = (0..50).map(|_| bench.run(&["run", "steps", "--json"]).json(0)).collect();
     let whole = bench.run(&["artifacts", "verify", "--json"]).json(0);
-    assert_eq!((&whole["checked"], &whole["problems"]), (&9.into(), &json!([])));
+    assert_eq!((&whole["checked"], &whole["problems"]), (&150.into(), &json!([])));
     let key = artifact(&runs[1], "first")["key"].as_str().expect("a key");
     flip(&bench, key);
     let found = bench.run(&["artifacts", "verify", "--json"]).json(4);

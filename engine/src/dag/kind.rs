@@ -41,8 +41,8 @@ pub struct KindInfo {
     pub isolation: Isolation,
     /// What its results hang on beside inputs, documents, parameters and seed.
     pub depends_on: DependsOn,
-    /// Fields of its outputs that it measures anew each time, such as seconds.
-    pub measured: &'static [&'static str],
+    /// Fields of its outputs that are others in each run, such as seconds and its own artifacts' keys.
+    pub volatile: &'static [&'static str],
 }
 
 /// What a kind's results hang on beside its code, inputs, documents, parameters and seed: decides whether

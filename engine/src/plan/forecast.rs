@@ -83,7 +83,7 @@ mod tests {
             does_io: false,
             isolation: Isolation::Inline,
             depends_on: crate::dag::DependsOn::Inputs,
-            measured: &[],
+            volatile: &[],
         };
         lower("x.toml", toml, &Any(kind)).expect("good").0
     }

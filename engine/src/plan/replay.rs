@@ -216,7 +216,7 @@ mod tests {
             does_io: false,
             isolation: Isolation::Inline,
             depends_on: DependsOn::Inputs,
-            measured: &[],
+            volatile: &[],
         };
         lower("x.toml", toml, &Any(kind)).expect("good").0
     }

@@ -85,7 +85,7 @@ pub struct Proof<'a> {
     pub store: &'a Store,
     /// The artifact store.
     pub artifacts: &'a ArtifactStore,
-    /// The kinds, which say what they measure.
+    /// The kinds, which say what of their outputs is another in each run.
     pub kinds: &'a dyn KindCatalog,
     /// A folder for copies of artifacts that differ.
     pub scratch: &'a Path,
@@ -155,12 +155,12 @@ fn digests(it: &OriginInstance) -> BTreeMap<&ArtifactName, Digest> {
     it.artifacts.iter().map(|artifact| (&artifact.name, artifact.digest)).collect()
 }
 
-/// The outputs without what the kind says that it measures.
+/// The outputs without what the kind says to be another in each run.
 fn outputs(kinds: &dyn KindCatalog, (origin, it): (&Origin, &OriginInstance)) -> Value {
     let mut outputs = it.outputs.clone().unwrap_or_default();
     let kind = origin.dag.task(&it.instance.task).and_then(|task| kinds.kind(&task.kind));
     if let (Some(kind), Some(fields)) = (kind, outputs.as_object_mut()) {
-        fields.retain(|name, _| !kind.measured.contains(&name.as_str()));
+        fields.retain(|name, _| !kind.volatile.contains(&name.as_str()));
     }
     outputs
 }

@@ -35,7 +35,7 @@ impl Kinds {
             does_io: T::DOES_IO,
             isolation: T::ISOLATION,
             depends_on: T::DEPENDS_ON,
-            measured: T::MEASURED,
+            volatile: T::VOLATILE,
         };
         self.kinds.insert(T::KIND, Arc::new(Erased { task, info }));
     }

@@ -45,9 +45,9 @@ pub trait Task: Send + Sync + 'static {
     /// What its results hang on beside inputs, documents, parameters and seed. Only a kind that says that
     /// it is nothing else, or the run's moment, is memoized.
     const DEPENDS_ON: DependsOn = DependsOn::Outside;
-    /// Fields of its outputs (of the object itself) that it measures anew each time, such as seconds: left out
-    /// where two executions are compared, and nothing else is.
-    const MEASURED: &'static [&'static str] = &[];
+    /// Fields of its outputs (of the object itself) that are others in each run, such as seconds and keys of its
+    /// own artifacts: left out where two executions are compared, and nothing else is.
+    const VOLATILE: &'static [&'static str] = &[];
     /// Parameters that name a document of the project: (parameter, folder below `dags/`).
     const DOCUMENTS: &'static [(&'static str, &'static str)] = &[];
 

@@ -45,7 +45,7 @@ pub fn test_kinds() -> TestKinds {
                 does_io: name == "ingest",
                 isolation: if name == "train" { Isolation::Process } else { Isolation::Inline },
                 depends_on: if name == "ingest" { DependsOn::Outside } else { DependsOn::Inputs },
-                measured: &[],
+                volatile: &[],
             },
         );
     };

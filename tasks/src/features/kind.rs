@@ -31,7 +31,7 @@ impl Task for Features {
     const CODE_VERSION: u32 = 1;
     const SUMMARY: &'static str = "Compute leak-free features from the canonical panel";
     const DEPENDS_ON: DependsOn = DependsOn::Inputs;
-    const MEASURED: &'static [&'static str] = &["read_seconds", "seconds"];
+    const VOLATILE: &'static [&'static str] = &["read_seconds", "seconds"];
 
     fn inputs(_with: &Value) -> Vec<InputSpec> {
         ["panel.parquet", "canonical_schema_snapshot.json"].map(required).into()

@@ -77,7 +77,7 @@ impl Task for Train {
     const CODE_VERSION: u32 = 1;
     const SUMMARY: &'static str = "Backtest a model at rolling origins, then fit it on everything";
     const DEPENDS_ON: DependsOn = DependsOn::Inputs;
-    const MEASURED: &'static [&'static str] = &["read_seconds", "backtest_seconds", "seconds"];
+    const VOLATILE: &'static [&'static str] = &["read_seconds", "backtest_seconds", "seconds"];
     // A fit takes memory by the gigabyte and minutes of every core: it is not to take its worker along.
     const ISOLATION: Isolation = Isolation::Process;
 
