@@ -168,6 +168,8 @@ pub(crate) enum Workload {
     W7,
     /// Fairness between a tenant with 100,000 ready tasks and one with a task per second.
     W8,
+    /// A fan-out to 100,000 elements: made, shown, asked about.
+    W9,
 }
 
 impl Workload {
@@ -181,6 +183,7 @@ impl Workload {
             Self::W6 => "w6",
             Self::W7 => "w7",
             Self::W8 => "w8",
+            Self::W9 => "w9",
         }
     }
 }

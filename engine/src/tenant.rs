@@ -3,6 +3,8 @@
 //! The CLI and the scheduler read tenants here; mistakes are diagnostics like those of a DAG, under
 //! codes of their own. Nothing here reads a file or knows a database.
 
+use std::time::Duration;
+
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -24,6 +26,8 @@ pub struct TenantSpec {
     pub weight: f64,
     /// What it may use at once.
     pub quotas: Quotas,
+    /// How long what it made is kept.
+    pub retention: Retention,
     /// Values that overlay the parameters of DAGs, and that templates see as `tenant.<name>`.
     pub parameters: Map<String, Value>,
     /// DAGs that it takes, each with the table written for it.
@@ -84,6 +88,29 @@ pub struct Quotas {
     pub artifact_bytes: Option<u64>,
 }
 
+/// How long what has ended is kept, counted from the end of its run; `None` = as the configuration says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Retention {
+    /// Runs, with all that belongs to them.
+    pub runs: Option<Duration>,
+    /// Artifacts; the run stays, and what it made is gone.
+    pub artifacts: Option<Duration>,
+    /// Events.
+    pub events: Option<Duration>,
+}
+
+impl Retention {
+    /// With `defaults` where it says nothing.
+    pub fn or(&self, defaults: &Self) -> Self {
+        Self {
+            runs: self.runs.or(defaults.runs),
+            artifacts: self.artifacts.or(defaults.artifacts),
+            events: self.events.or(defaults.events),
+        }
+    }
+}
+
 /// Parses the text of `file`. Returns the tenant with its warnings, or all diagnostics if one is an error.
 ///
 /// # Errors
@@ -117,14 +144,16 @@ fn code(code: &'static str) -> &'static str {
         "dag::bad_id" => "tenant::bad_id",
         "dag::id_differs" => "tenant::id_differs",
         "dag::nul" => "tenant::nul",
+        "dag::bad_duration" => "tenant::bad_duration",
         other => other,
     }
 }
 
 fn read_tenant(file: &str, root: &Section<'_, '_>, sink: &mut Sink<'_>) -> Option<TenantSpec> {
-    root.allow(&["tenant", "quotas", "parameters", "dags"], sink);
+    root.allow(&["tenant", "quotas", "retention", "parameters", "dags"], sink);
     root.require("tenant", "add [tenant] with id = \"<the file's stem>\"", sink);
     let quotas = read_quotas(root, sink);
+    let retention = read_retention(root, sink);
     let parameters = read_parameters(root, sink);
     let dags = read_dags(root, sink);
     let section = root.section("tenant", sink)?;
@@ -136,7 +165,7 @@ fn read_tenant(file: &str, root: &Section<'_, '_>, sink: &mut Sink<'_>) -> Optio
     };
     // A thousandth to a thousand: beyond, one of two tenants would never run.
     let weight = section.float("weight", 0.001..=1000.0, sink).unwrap_or(1.0);
-    Some(TenantSpec { id: read_id(file, &section, sink)?, status, weight, quotas, parameters, dags })
+    Some(TenantSpec { id: read_id(file, &section, sink)?, status, weight, quotas, retention, parameters, dags })
 }
 
 fn read_id(file: &str, section: &Section<'_, '_>, sink: &mut Sink<'_>) -> Option<TenantId> {
@@ -163,6 +192,15 @@ fn read_quotas(root: &Section<'_, '_>, sink: &mut Sink<'_>) -> Quotas {
     let (running_tasks, queued_runs) = (count("running_tasks"), count("queued_runs"));
     let bytes = section.integer("artifact_bytes", 1..=i64::MAX, sink);
     Quotas { running_tasks, queued_runs, artifact_bytes: bytes.and_then(|bytes| u64::try_from(bytes).ok()) }
+}
+
+fn read_retention(root: &Section<'_, '_>, sink: &mut Sink<'_>) -> Retention {
+    let Some(section) = root.section("retention", sink) else {
+        return Retention::default();
+    };
+    section.allow(&["runs", "artifacts", "events"], sink);
+    let mut kept = |key| section.duration(key, sink);
+    Retention { runs: kept("runs"), artifacts: kept("artifacts"), events: kept("events") }
 }
 
 fn read_parameters(root: &Section<'_, '_>, sink: &mut Sink<'_>) -> Map<String, Value> {
@@ -262,6 +300,7 @@ mod tests {
             ("[dags.other]", "[dags.\"../x\"]", "tenant::bad_id"),
             ("[dags.other]\nparams", "[dags]\nother", "tenant::wrong_type"),
             ("[quotas]", "[quota]", "tenant::unknown_key"),
+            ("[quotas]", "[retention]\nruns = \"0d\"\n[quotas]", "tenant::bad_duration"),
         ];
         for (from, to, code) in cases {
             let source = GOOD.replacen(from, to, 1).replace("other = { horizon = 7 }", "other = 7");

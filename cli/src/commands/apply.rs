@@ -10,7 +10,7 @@ use std::sync::Arc;
 use engine::clock::{Clock, SystemClock};
 use engine::dag::Dag;
 use engine::scheduler::subscribe::{SubscribeError, subscriptions};
-use engine::store::{OpenMode, Store, Subscription};
+use engine::store::{OpenMode, Retired, Store, Subscription};
 use engine::tenant::TenantSpec;
 use serde_json::json;
 
@@ -21,28 +21,24 @@ impl Session<'_> {
     /// Puts the whole project in force; what is broken is told and left as it was.
     pub(super) async fn apply_project(&self, store: &Store) -> Result<(), Failure> {
         let (dags, broken) = self.project.all_dags()?;
-        let (tenants, mut bad_tenants) = self.project.all_tenants()?;
-        let mut is_whole = broken.is_empty() && bad_tenants.is_empty();
+        let (tenants, bad_tenants) = self.project.all_tenants()?;
         for diagnostics in broken.iter().chain(&bad_tenants) {
             self.output.diagnostics(diagnostics);
             self.output.note(&format!("{} is left out: what was in force before stays so", diagnostics.file));
         }
-        bad_tenants.clear();
         let (calendars, now) = (self.project.calendars()?, SystemClock.now());
-        let mut rows: Vec<Subscription> = Vec::new();
-        for tenant in &tenants {
-            match subscriptions(&dags, std::slice::from_ref(tenant), &calendars, now) {
-                Ok(found) => rows.extend(found),
-                Err(errors) => {
-                    is_whole = false;
-                    for error in errors {
-                        self.output.note(&format!("{error}; what was in force before stays so"));
-                    }
-                }
-            }
+        let (rows, errors) = subscriptions(&dags, &tenants, &calendars, now);
+        for error in &errors {
+            self.output.note(&format!("{error}; what was in force before stays so"));
+        }
+        let mut retired = scope(&tenants, &dags);
+        // Where a file can not be read, nobody knows whom it would have named.
+        retired.all = broken.is_empty() && bad_tenants.is_empty() && errors.is_empty();
+        if !errors.is_empty() {
+            retired.tenants.clear();
         }
         store.apply_limits(&tenants, &self.config.pools).await?;
-        Ok(store.apply_schedules(&dags, &rows, is_whole, now).await?)
+        Ok(store.apply_schedules(&dags, &rows, &retired, now).await?)
     }
 
     /// Puts DAGs and tenants in force, or nothing if anything of them is broken.
@@ -53,10 +49,22 @@ impl Session<'_> {
         tenants: &[TenantSpec],
     ) -> Result<Vec<Subscription>, Failure> {
         let (calendars, now) = (self.project.calendars()?, SystemClock.now());
-        let rows = subscriptions(dags, tenants, &calendars, now).map_err(|errors| misfits(&errors))?;
+        let (rows, errors) = subscriptions(dags, tenants, &calendars, now);
+        if !errors.is_empty() {
+            return Err(misfits(&errors));
+        }
         store.apply_limits(tenants, &self.config.pools).await?;
-        store.apply_schedules(dags, &rows, false, now).await?;
+        store.apply_schedules(dags, &rows, &scope(tenants, dags), now).await?;
         Ok(rows)
+    }
+}
+
+/// What tenants' files and DAGs' files say all about, between them.
+fn scope(tenants: &[TenantSpec], dags: &[Arc<Dag>]) -> Retired {
+    Retired {
+        tenants: tenants.iter().map(|it| it.id.clone()).collect(),
+        dags: dags.iter().map(|it| it.id.clone()).collect(),
+        all: false,
     }
 }
 

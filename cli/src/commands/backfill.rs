@@ -22,7 +22,7 @@ use crate::exit::Failure;
 use crate::plan_args::{self, BackfillArgs, BackfillsCommand, OrderArg, ReprocessArg};
 
 /// The most that one backfill may hold: more is a typing mistake, or several backfills.
-const MOST: usize = 1_000_000;
+const MOST: usize = 100_000;
 /// Active runs at once where neither the command nor the DAG says.
 const ACTIVE: u32 = 4;
 
@@ -94,8 +94,9 @@ fn resolve(session: &Session<'_>, args: &BackfillArgs) -> Result<Asked, Failure>
         return Err(Failure::usage(message).hint("the range is half-open: [from, to)"));
     }
     let order = if args.order == OrderArg::Asc { Order::Ascending } else { Order::Descending };
-    // An interval that has not ended has no data yet.
-    let until = range.1.min(SystemClock.now());
+    // An interval that has not ended has no data yet, and the newest one is the schedule's own business.
+    let jitter = table.schedule().jitter(&dag.id, &tenant.id);
+    let until = range.1.min(SystemClock.now() - jitter);
     let within = table.intervals(range.0, until, order).filter(|fire| fire.interval_start >= range.0);
     let fires: Vec<PastFire> =
         within.take(MOST + 1).map(|fire| PastFire(fire.at, fire.interval_start, fire.interval_end)).collect();

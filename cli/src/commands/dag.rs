@@ -47,6 +47,11 @@ fn scope(args: &PauseArgs) -> Result<PauseScope, Failure> {
 
 async fn pause(session: &Session<'_>, args: &PauseArgs) -> Result<(), Failure> {
     let (scope, store) = (scope(args)?, session.store(OpenMode::Ask).await?);
+    if store.schedules(scope.dag.as_ref(), scope.tenant.as_ref(), 1).await?.is_empty() {
+        let whose = args.tenant.as_ref().map(|tenant| format!(" for {tenant}")).unwrap_or_default();
+        return Err(Failure::usage(format!("DAG {}{whose} is not in force: there is nothing to pause", args.dag))
+            .hint("`headworks schedule list` shows who takes what"));
+    }
     let is_new = store.pause(&scope, &actor(), args.reason.as_deref()).await?;
     told(session, args, is_new, ("paused", "was paused already"));
     Ok(())
@@ -54,7 +59,7 @@ async fn pause(session: &Session<'_>, args: &PauseArgs) -> Result<(), Failure> {
 
 async fn resume(session: &Session<'_>, args: &PauseArgs) -> Result<(), Failure> {
     let (scope, store) = (scope(args)?, session.store(OpenMode::Ask).await?);
-    let was_there = store.resume(&scope).await?;
+    let was_there = store.resume(&scope, SystemClock.now()).await?;
     told(session, args, was_there, ("resumed", "was not paused"));
     Ok(())
 }

@@ -6,7 +6,7 @@ use engine::clock::{Clock, SystemClock, parse_rfc3339, rfc3339};
 use engine::id::{DagId, TenantId};
 use engine::schedule::{Calendars, Fire, Order, Schedule, Timetable};
 use engine::scheduler::subscribe::timetable_of;
-use engine::store::OpenMode;
+use engine::store::{OpenMode, ScheduleView};
 use serde_json::json;
 
 use super::{Session, apply, tenant};
@@ -100,17 +100,18 @@ async fn list(session: &Session<'_>, dag: Option<&str>, whose: Option<&str>, lim
     let whose: Option<TenantId> = tenant(whose)?;
     let store = session.store(OpenMode::Read).await?;
     let found = store.schedules(dag.as_ref(), whose.as_ref(), limit).await?;
-    let state = |is_live: bool, is_paused: bool| match (is_live, is_paused) {
-        (_, true) => "paused",
-        (true, _) => "live",
-        (false, _) => "on request",
+    let state = |it: &ScheduleView| match (it.is_paused, it.is_live, it.rule.is_some() || it.is_triggered) {
+        (true, ..) => "paused",
+        (_, true, true) => "live",
+        (_, false, true) => "suspended",
+        (.., false) => "on request",
     };
     if session.output.is_json() {
         let rows: Vec<_> = found
             .iter()
             .map(|it| {
                 json!({
-                    "dag": it.dag, "tenant": it.tenant, "state": state(it.is_live, it.is_paused),
+                    "dag": it.dag, "tenant": it.tenant, "state": state(it),
                     "schedule": it.rule.as_ref().map(|rule| &rule["schedule"]),
                     "last_fire": it.last_fire.map(rfc3339), "next_look": it.next_at.map(rfc3339),
                 })
@@ -125,7 +126,7 @@ async fn list(session: &Session<'_>, dag: Option<&str>, whose: Option<&str>, lim
         vec![
             it.dag.to_string(),
             it.tenant.to_string(),
-            state(it.is_live, it.is_paused).to_owned(),
+            state(it).to_owned(),
             rule.unwrap_or_default(),
             it.last_fire.map(rfc3339).unwrap_or_default(),
             it.next_at.map(rfc3339).unwrap_or_default(),

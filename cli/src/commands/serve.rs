@@ -10,10 +10,13 @@ use std::time::Duration;
 
 use engine::artifact::ArtifactStore;
 use engine::clock::{Clock, SystemClock};
+use engine::config::Config;
 use engine::executor::{Executor, Progress};
 use engine::launch::Launcher;
+use engine::scheduler::maintenance::retention;
 use engine::scheduler::{self, Counters, Intervals};
 use engine::store::{OpenMode, Store};
+use engine::tenant::Retention;
 use server::Server;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -40,9 +43,11 @@ pub(super) async fn serve(session: &Session<'_>, args: &ServeArgs) -> Result<Exi
     let making =
         scheduler::make_runs((Arc::clone(&store), launcher), clock, intervals, Arc::clone(&counters), stop.clone());
     let making = tokio::spawn(making);
+    let sweeping = tokio::spawn(sweep(Arc::clone(&store), session.config.clone(), stop.clone()));
     let ended = work(session, &store, ("serve", args.slots), counters, drain).await;
     stop.cancel();
     making.await.ok();
+    sweeping.await.ok();
     http.await.map_err(|error| Failure::bug("the HTTP server ended", error))?.map_err(failed)?;
     ended
 }
@@ -97,6 +102,36 @@ fn intervals(session: &Session<'_>) -> Intervals {
         tick: Duration::from_secs_f64(config.tick_seconds),
         watch: Duration::from_secs_f64(config.watch_seconds),
         lease_ttl: session.config.executor.lease_ttl(),
+    }
+}
+
+/// Deletes what is kept no longer, until `stop` fires.
+async fn sweep(store: Arc<Store>, config: Config, stop: CancellationToken) {
+    let it = &config.retention;
+    let days = |days: u32| (days > 0).then(|| Duration::from_secs(u64::from(days) * 86_400));
+    let defaults =
+        Retention { runs: days(it.runs_days), artifacts: days(it.artifacts_days), events: days(it.events_days) };
+    let grace = Duration::from_secs_f64(it.orphan_hours * 3_600.0);
+    let mut ticks = tokio::time::interval(Duration::from_secs_f64(it.sweep_hours * 3_600.0));
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let artifacts = match ArtifactStore::open(&config.artifacts.url) {
+            Ok(artifacts) => artifacts,
+            Err(error) => {
+                tracing::warn!(%error, "can not look for what is kept no longer");
+                continue;
+            }
+        };
+        match retention::run_once(&store, &artifacts, (&defaults, grace), SystemClock.now()).await {
+            Ok(swept) if swept != retention::Swept::default() => {
+                tracing::info!(?swept, "deleted what is kept no longer")
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "can not delete what is kept no longer"),
+        }
     }
 }
 

@@ -62,6 +62,7 @@ fn outcome(line: &SummaryLine) -> &'static str {
         (Some((_, state)), _) => state.as_str(),
         (None, Some(SummaryReason::Suspended)) => "suspended",
         (None, Some(SummaryReason::Paused)) => "paused",
+        (None, Some(SummaryReason::NotMade(_))) => "not made",
         (None, _) => "not due",
     }
 }
@@ -70,6 +71,7 @@ fn words(line: &SummaryLine) -> Option<String> {
     match line.why.as_ref()? {
         SummaryReason::Suspended => Some("the tenant is suspended".to_owned()),
         SummaryReason::Paused => Some("the DAG or the tenant is paused".to_owned()),
+        SummaryReason::NotMade(message) => Some(message.clone()),
         SummaryReason::NotDue => Some("nothing came due".to_owned()),
         SummaryReason::Queued(None) => Some("starts with the next tick".to_owned()),
         SummaryReason::Queued(Some(reason)) => Some(reason.to_string()),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use engine::clock::rfc3339;
+use engine::clock::{Clock, SystemClock, rfc3339};
 use engine::id::TenantId;
 use engine::store::{OpenMode, PauseScope};
 use engine::tenant::TenantSpec;
@@ -137,6 +137,12 @@ fn scope(tenant: &str) -> Result<PauseScope, Failure> {
 
 async fn pause(session: &Session<'_>, tenant: &str, reason: Option<&str>) -> Result<(), Failure> {
     let (scope, store) = (scope(tenant)?, session.store(OpenMode::Ask).await?);
+    if store.schedules(None, scope.tenant.as_ref(), 1).await?.is_empty() {
+        return Err(Failure::usage(format!(
+            "tenant {tenant} takes no DAG that is in force: there is nothing to pause"
+        ))
+        .hint("`headworks tenants list` shows who there is"));
+    }
     let changed = store.pause(&scope, &actor(), reason).await?;
     told(session, tenant, changed, if changed { "paused" } else { "was paused already" });
     Ok(())
@@ -144,7 +150,7 @@ async fn pause(session: &Session<'_>, tenant: &str, reason: Option<&str>) -> Res
 
 async fn resume(session: &Session<'_>, tenant: &str) -> Result<(), Failure> {
     let (scope, store) = (scope(tenant)?, session.store(OpenMode::Ask).await?);
-    let changed = store.resume(&scope).await?;
+    let changed = store.resume(&scope, SystemClock.now()).await?;
     told(session, tenant, changed, if changed { "resumed" } else { "was not paused" });
     Ok(())
 }

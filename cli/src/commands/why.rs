@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use engine::store::OpenMode;
+use serde_json::json;
 
 use super::{Session, instance, shapes, tenant};
 use crate::args::WhyArgs;
@@ -16,6 +17,17 @@ pub(super) async fn run(session: &Session<'_>, args: &WhyArgs) -> Result<ExitCod
     }
     let store = session.store(OpenMode::Read).await?;
     let (whose, id) = store.find_run(&args.run, tenant(args.tenant.as_deref())?.as_ref()).await?;
+    if let Some(reason) = store.queue_reason(&whose, id).await? {
+        if session.output.is_json() {
+            session.output.document(&json!({
+                "run_id": id.to_string(), "task": task, "index": index.or(args.index), "state": "waiting",
+                "reasons": [{ "code": "run_queued", "message": format!("its run is queued: {reason}"), "detail": reason }],
+            }));
+        } else {
+            session.output.line(&format!("{task} of run {id}: its run is queued: {reason}"));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let why = store.why(&whose, id, &task, index.or(args.index)).await?;
     if session.output.is_json() {
         session.output.document(&shapes::why(id, &why));

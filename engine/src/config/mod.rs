@@ -41,6 +41,8 @@ pub struct Config {
     pub attempts: AttemptsConfig,
     /// What time causes, and how often it is looked at.
     pub scheduler: SchedulerConfig,
+    /// How long what has ended is kept, where a tenant's file does not say.
+    pub retention: RetentionConfig,
     /// Slots by pool; a pool that is not named has no limit.
     pub pools: BTreeMap<String, u32>,
 }
@@ -99,6 +101,29 @@ pub struct AttemptsConfig {
     pub oom_score_adj: u16,
     /// MiB that an attempt's log may weigh.
     pub log_mb: u64,
+}
+
+/// `[retention]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionConfig {
+    /// Days that runs are kept after their end; 0 = for ever.
+    pub runs_days: u32,
+    /// Days that their artifacts are kept; 0 = as long as the run.
+    pub artifacts_days: u32,
+    /// Days that their events are kept; 0 = as long as the run.
+    pub events_days: u32,
+    /// Hours after which an object that nothing names is deleted.
+    pub orphan_hours: f64,
+    /// Hours between two looks.
+    pub sweep_hours: f64,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        // Nothing is lost unless somebody says so; a night's reruns are over within a day.
+        Self { runs_days: 0, artifacts_days: 0, events_days: 0, orphan_hours: 24.0, sweep_hours: 6.0 }
+    }
 }
 
 /// `[scheduler]`
@@ -269,6 +294,8 @@ impl Config {
             ("scheduler.reconcile_seconds", self.scheduler.reconcile_seconds, 0.01),
             ("scheduler.tick_seconds", self.scheduler.tick_seconds, 0.01),
             ("scheduler.watch_seconds", self.scheduler.watch_seconds, 0.01),
+            ("retention.orphan_hours", self.retention.orphan_hours, 0.0),
+            ("retention.sweep_hours", self.retention.sweep_hours, 0.001),
         ];
         for (key, value, least) in seconds {
             // Written so that NaN fails too; a day is more than any lease or grace should last.

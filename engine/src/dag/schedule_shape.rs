@@ -9,7 +9,7 @@ use super::Diagnostic;
 use super::json::to_json;
 use super::read::{Section, Sink, brief};
 use crate::id::{ArtifactName, DagId, TaskId};
-use crate::schedule::{Schedule, check, lint};
+use crate::schedule::{Lint, Schedule, check, lint};
 
 const KEYS: [&str; 10] =
     ["cron", "every", "on", "timezone", "dst", "catchup", "catchup_window", "calendars", "jitter", "tenants"];
@@ -128,7 +128,10 @@ fn check_meaning(section: &Section<'_, '_>, root: &Section<'_, '_>, json: &Value
             );
         }
         Ok(schedule) => {
-            for found in lint(&schedule, LINTED_YEARS) {
+            // Who says what becomes of a gap knows that there is one.
+            let is_decided = json["dst"].get("gap").is_some();
+            let found = lint(&schedule, LINTED_YEARS);
+            for found in found.into_iter().filter(|it| !(is_decided && matches!(it, Lint::InGap { .. }))) {
                 let span = span_of(if json.get("cron").is_some() { "schedule.cron" } else { "schedule.every" });
                 sink.push(
                     Diagnostic::warning(found.code(), span, found.to_string()).label("this rule").help(found.help()),

@@ -177,6 +177,11 @@ pub enum QueueReason {
     Paused,
     /// Its backfill is paused.
     BackfillPaused,
+    /// A calendar puts it off.
+    NotBefore {
+        /// Until then, in microseconds since 1970.
+        at: Micros,
+    },
     /// As many runs of its tenant and DAG, or of its backfill, are active as may be.
     ActiveRuns {
         /// How many are.
@@ -199,6 +204,7 @@ impl fmt::Display for QueueReason {
             Self::TenantSuspended => write!(f, "its tenant is suspended"),
             Self::Paused => write!(f, "its DAG or its tenant is paused"),
             Self::BackfillPaused => write!(f, "its backfill is paused"),
+            Self::NotBefore { .. } => write!(f, "a calendar puts it off"),
             Self::ActiveRuns { active, limit } => write!(f, "{active} of at most {limit} runs are active"),
             Self::ArtifactBytes { used, quota } => {
                 write!(f, "the tenant's artifacts weigh {used} bytes, and its quota is {quota}")

@@ -94,7 +94,10 @@ pub async fn prepare(origin: &Origin, artifacts: &ArtifactStore, asked: Asked) -
         .filter(|step| step.action == ReplayAction::Reuse)
         .filter_map(|step| of.get(&step.instance).copied())
         .collect();
-    let broken = check(artifacts, &reused).await?;
+    let mut broken = check(artifacts, &reused).await?;
+    broken.extend(reused.iter().filter(|it| is_gone(origin, it)).map(|it| {
+        (it.instance.clone(), "none of the artifacts that it makes is on record: they are kept no longer".to_owned())
+    }));
     for it in &mut past {
         it.broken = broken.get(&it.instance).cloned();
     }
@@ -171,6 +174,12 @@ fn exists(origin: &Origin, new: &NewRun, selection: &Selection) -> Result<(), St
 fn past(origin: &Origin, new: &NewRun, it: &OriginInstance, asked: &Asked) -> PastInstance {
     let changed = asked.latest.as_ref().and_then(|_| changes::change(origin, new, &it.instance));
     PastInstance { instance: it.instance.clone(), state: it.state, changed, broken: None }
+}
+
+/// Whether a result is on record without what it is about: artifacts are kept for a time, runs for a longer one.
+fn is_gone(origin: &Origin, it: &OriginInstance) -> bool {
+    let makes_some = origin.dag.task(&it.instance.task).is_some_and(|task| !task.outputs.is_empty());
+    it.state == TaskState::Succeeded && it.artifacts.is_empty() && makes_some
 }
 
 /// Reads the objects behind `reused`; returns what is wrong, by instance.

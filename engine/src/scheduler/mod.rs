@@ -106,6 +106,9 @@ pub async fn make_runs(
     }
 }
 
+/// Rounds of one tick; a catch-up that needs more goes on with the next, after everything else had its turn.
+const ROUNDS: usize = 5;
+
 /// One tick: what is due is made, and what may start is started.
 ///
 /// # Errors
@@ -117,22 +120,33 @@ pub async fn tick(
     (firing, counters): (&mut Firing, &Counters),
 ) -> Result<(), StoreError> {
     let agenda = store.agenda(now).await?;
+    // Each chore for itself: what one stumbles over must not hold up the others. The first error is told.
+    let mut first = Ok(());
+    let mut note = |result: Result<usize, StoreError>, counter: &AtomicU64| match result {
+        Ok(count) => add(counter, count),
+        Err(error) if first.is_ok() => first = Err(error),
+        Err(_) => {}
+    };
     let mut is_due = agenda.is_due;
-    while is_due {
-        let (made, is_more) = firing.run_once(store, launcher, now).await?;
-        add(&counters.fired, made);
-        is_due = is_more;
+    for _ in 0..ROUNDS {
+        if !is_due {
+            break;
+        }
+        let round = firing.run_once(store, launcher, now).await;
+        is_due = round.as_ref().is_ok_and(|(_, is_more)| *is_more);
+        note(round.map(|(made, _)| made), &counters.fired);
     }
     if agenda.has_triggers {
-        add(&counters.fired, trigger::run_once(store, launcher).await?);
-    }
-    if agenda.has_backfills {
-        add(&counters.fired, backfill::run_once(store, launcher).await?);
+        note(trigger::run_once(store, launcher).await, &counters.fired);
     }
     if agenda != Agenda::default() {
-        add(&counters.started, admit::run_once(store).await?);
+        note(admit::run_once(store).await, &counters.started);
     }
-    Ok(())
+    if agenda.has_backfills {
+        note(backfill::run_once(store, launcher).await, &counters.fired);
+        note(admit::run_once(store).await, &counters.started);
+    }
+    first
 }
 
 fn add(counter: &AtomicU64, count: usize) {

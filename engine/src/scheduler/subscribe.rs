@@ -31,16 +31,14 @@ pub struct SubscribeError {
 /// Calendars by name, as their files say.
 pub type CalendarTexts = BTreeMap<String, String>;
 
-/// Every tenant's subscriptions to `dags`. `now` is when new rules begin to count.
-///
-/// # Errors
-/// Every schedule, override and calendar that does not fit.
+/// Every tenant's subscriptions to `dags`, and every schedule, override and calendar that does not fit:
+/// who has one of those has no row, and all others have theirs. `now` is when new rules begin to count.
 pub fn subscriptions(
     dags: &[Arc<Dag>],
     tenants: &[TenantSpec],
     texts: &CalendarTexts,
     now: Micros,
-) -> Result<Vec<Subscription>, Vec<SubscribeError>> {
+) -> (Vec<Subscription>, Vec<SubscribeError>) {
     let (calendars, mut errors) = read_calendars(texts);
     let mut all = Vec::new();
     for dag in dags {
@@ -51,7 +49,7 @@ pub fn subscriptions(
             }
         }
     }
-    if errors.is_empty() { Ok(all) } else { Err(errors) }
+    (all, errors)
 }
 
 /// The timetable of a DAG, for a tenant or as it stands; `None` = it has no rule of time.
@@ -98,8 +96,7 @@ fn read_calendars(texts: &CalendarTexts) -> (Known<'_>, Vec<SubscribeError>) {
             Err(found) => errors.extend(found.iter().map(|error| calendar_error(name, error))),
         }
     }
-    let resolved = if errors.is_empty() { Calendars::resolve(&parsed) } else { Ok(Calendars::default()) };
-    let resolved = resolved.unwrap_or_else(|found| {
+    let resolved = Calendars::resolve(&parsed).unwrap_or_else(|found| {
         errors.extend(found.iter().map(|error| calendar_error("", error)));
         Calendars::default()
     });
@@ -139,6 +136,11 @@ fn subscription(
         Some(schedule) => next_look(&schedule.bind(&calendars.resolved)?, (&dag.id, &tenant.id), now),
         None => None,
     };
+    // What the fires hang on; everything else may change while a fire is owed.
+    let timing = schedule.as_ref().map(|schedule| {
+        let said = |key: &str| schedule.section().get(key).cloned().unwrap_or(Value::Null);
+        json!([said("cron"), said("every"), schedule.timezone(), format!("{:?}", schedule.dst())]).to_string()
+    });
     let rule = schedule.map(
         |schedule| json!({ "schedule": schedule.section(), "calendars": reached(calendars, schedule.excluded()) }),
     );
@@ -147,6 +149,7 @@ fn subscription(
         tenant: tenant.id.clone(),
         dag: dag.id.clone(),
         is_live: admits && tenant.status != TenantStatus::Suspended,
+        timing,
         rule,
         trigger: trigger.cloned(),
         overlay: tenant.params_for(&dag.id),

@@ -4,6 +4,7 @@
 //! The row of `schedule` is locked first, then the runs are counted, so two schedulers can not start one
 //! too many. What keeps a run back is a value, [`QueueReason`], which `admit` and the reader share.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -24,7 +25,9 @@ use crate::plan::QueueReason;
 /// Pairs of tenant and DAG that one transaction looks at.
 const PAIRS_AT_ONCE: usize = 50;
 /// Runs that one lane starts in one transaction, where it has no limit of its own.
-const STARTS_AT_ONCE: u32 = 100;
+const STARTS_AT_ONCE: u32 = 20;
+/// Runs that one transaction starts before it leaves the rest to the next: others wait for its locks.
+const BUDGET: usize = 200;
 
 /// What a round did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -41,6 +44,8 @@ struct Pair {
     dag: DagId,
     max_active: Option<u32>,
     overlap: Overlap,
+    /// What the tenant's artifacts may weigh.
+    quota: Option<u64>,
 }
 
 impl Store {
@@ -51,7 +56,15 @@ impl Store {
     pub async fn admit(&self) -> Result<Admitted, StoreError> {
         let mut all = Admitted::default();
         for chunk in self.queued_pairs().await?.chunks(PAIRS_AT_ONCE) {
-            let found = self.write(&Admit { store: self, pairs: chunk }).await?;
+            let found = match self.write(&Admit { store: self, pairs: chunk }).await {
+                Ok(found) => found,
+                Err(error) if error.is_unavailable() => return Err(error),
+                // What is wrong with one of these must not hold up the others.
+                Err(error) => {
+                    tracing::warn!(%error, "can not start some of what is queued");
+                    continue;
+                }
+            };
             all.started.extend(found.started);
             all.to_cancel.extend(found.to_cancel);
         }
@@ -67,7 +80,7 @@ impl Store {
     /// The database's.
     pub async fn queue_reason(&self, tenant: &TenantId, run: RunId) -> Result<Option<QueueReason>, StoreError> {
         let sql = format!(
-            "SELECT u.backfill, n.status, n.quotas, s.max_active, b.state AS backfill_state, \
+            "SELECT u.backfill, u.start_at, {} AS now, n.status, n.quotas, s.max_active, b.state AS backfill_state, \
              b.max_active AS backfill_max, {NOT_PAUSED} AS is_open, \
              (SELECT COUNT(*) FROM run a WHERE a.tenant = u.tenant AND a.dag = u.dag \
              AND a.state IN ('running', 'canceling') AND a.backfill IS NOT DISTINCT FROM u.backfill) AS active, \
@@ -75,7 +88,8 @@ impl Store {
              FROM run u JOIN schedule s ON s.tenant = u.tenant AND s.dag = u.dag \
              JOIN tenant n ON n.tenant = u.tenant \
              LEFT JOIN backfill b ON b.tenant = u.tenant AND b.backfill = u.backfill \
-             WHERE u.tenant = $1 AND u.run = $2 AND u.state = 'queued'"
+             WHERE u.tenant = $1 AND u.run = $2 AND u.state = 'queued'",
+            self.dialect.now()
         );
         let values = vec![tenant.to_string().into(), run.to_string().into()];
         let found = tx::read(&self.db, "read why a run is queued", &sql, values).await?;
@@ -84,8 +98,11 @@ impl Store {
         let backfill: Option<String> = rows::get(row, "backfill")?;
         let limit: Option<i64> = rows::get(row, if backfill.is_some() { "backfill_max" } else { "max_active" })?;
         let (active, used): (i64, i64) = (rows::get(row, "active")?, sum(row, "bytes")?);
+        let start_at: i64 = rows::get(row, "start_at")?;
         Ok(if status == "suspended" {
             Some(QueueReason::TenantSuspended)
+        } else if start_at > rows::get(row, "now")? {
+            Some(QueueReason::NotBefore { at: start_at })
         } else if !rows::get::<bool>(row, "is_open")? {
             Some(QueueReason::Paused)
         } else if rows::get::<Option<String>>(row, "backfill_state")?.is_some_and(|state| state == "paused") {
@@ -138,14 +155,18 @@ impl Write for Admit<'_> {
     async fn apply(&self, tx: &Tx) -> Result<Admitted, StoreError> {
         let mut admitted = Admitted::default();
         let mut starting = Vec::new();
+        let mut weighed = BTreeMap::new();
         for pair in self.lock(tx).await? {
-            if self.is_over_quota(tx, &pair).await? {
+            if starting.len() >= BUDGET {
+                break;
+            }
+            if is_over_quota(tx, &pair, &mut weighed).await? {
                 continue;
             }
             starting.extend(self.live(tx, &pair, &mut admitted).await?);
             for (backfill, limit) in backfills(tx, &pair).await? {
                 let room = limit.saturating_sub(active(tx, &pair, Some(backfill)).await?);
-                starting.extend(self.pick(tx, &pair, Some(backfill), room.min(STARTS_AT_ONCE)).await?);
+                starting.extend(self.pick(tx, &pair, Some(backfill), (room.min(STARTS_AT_ONCE), "ASC")).await?);
             }
         }
         if starting.is_empty() {
@@ -163,7 +184,7 @@ impl Admit<'_> {
         let named = self.pairs.iter().map(|(tenant, dag)| json!({ "tenant": tenant, "dag": dag })).collect();
         let skip = if tx.dialect.skip_locked().is_empty() { "" } else { " FOR UPDATE OF s SKIP LOCKED" };
         let sql = format!(
-            "SELECT s.tenant, s.dag, s.max_active, s.overlap FROM {} \
+            "SELECT s.tenant, s.dag, s.max_active, s.overlap, n.quotas FROM {} \
              JOIN schedule s ON s.tenant = r.tenant AND s.dag = r.dag JOIN tenant n ON n.tenant = s.tenant \
              WHERE n.status <> 'suspended' AND {NOT_PAUSED} ORDER BY s.tenant, s.dag{skip}",
             tx.dialect.rows(1, &[("tenant", Kind::Text), ("dag", Kind::Text)])
@@ -176,53 +197,31 @@ impl Admit<'_> {
                 dag: rows::parse(row, "dag", DagId::parse)?,
                 max_active: limit.and_then(|limit| u32::try_from(limit).ok()),
                 overlap: rows::parse(row, "overlap", |word| Overlap::parse(word).ok_or("unknown policy"))?,
+                quota: quotas(row)?.artifact_bytes,
             })
         };
         found.iter().map(pair).collect()
     }
 
-    /// Whether a tenant's artifacts weigh as much as they may: nothing starts until some are gone.
-    async fn is_over_quota(&self, tx: &Tx, pair: &Pair) -> Result<bool, StoreError> {
-        let sql = "SELECT quotas FROM tenant WHERE tenant = $1";
-        let found = tx.all("read a tenant's quota", sql, vec![pair.tenant.to_string().into()]).await?;
-        let Some(quota) = found.first().map(quotas).transpose()?.and_then(|quotas| quotas.artifact_bytes) else {
-            return Ok(false);
-        };
-        let sql = "SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) AS bytes FROM artifact \
-                   WHERE tenant = $1 AND linked_from IS NULL";
-        let found = tx.all("weigh a tenant's artifacts", sql, vec![pair.tenant.to_string().into()]).await?;
-        let used = found.first().map_or(Ok(0), |row| sum(row, "bytes"))?;
-        let Some(reason) = over_quota(Some(quota), used) else { return Ok(false) };
-        let alert = NewAlert {
-            tenant: &pair.tenant,
-            dag: &pair.dag,
-            kind: AlertKind::QuotaExceeded,
-            subject: "artifact_bytes",
-            run: None,
-            message: format!("no run of {} starts for {}: {reason}", pair.dag, pair.tenant),
-            detail: json!(reason),
-        };
-        tx.all_of(vec![raise(tx, &[alert])]).await?;
-        Ok(true)
-    }
-
     /// The live runs of a pair that start, after its policy for overlaps.
     async fn live(&self, tx: &Tx, pair: &Pair, admitted: &mut Admitted) -> Result<Vec<Starting>, StoreError> {
-        let Some(limit) = pair.max_active else { return self.pick(tx, pair, None, STARTS_AT_ONCE).await };
+        let Some(limit) = pair.max_active else { return self.pick(tx, pair, None, (STARTS_AT_ONCE, "ASC")).await };
         let active = active(tx, pair, None).await?;
         let room = limit.saturating_sub(active);
         match pair.overlap {
             Overlap::Queue => {}
             Overlap::Skip => admitted.to_cancel.extend(self.beyond(tx, pair, room, "queue_rank").await?),
             Overlap::CancelOlder => {
-                // The newest ones start; who is older, and waits or runs, makes room.
+                // The newest ones start; who is older, and waits or runs, makes room. Who ends already, does.
                 admitted.to_cancel.extend(self.beyond(tx, pair, limit, "queue_rank DESC").await?);
-                let queued = self.pick(tx, pair, None, limit).await?.len();
-                let surplus = (active as usize + queued).saturating_sub(limit as usize);
+                let newest = self.pick(tx, pair, None, (limit, "DESC")).await?;
+                let running = running(tx, pair).await?;
+                let surplus = (running + newest.len()).saturating_sub(limit as usize);
                 admitted.to_cancel.extend(oldest_active(tx, pair, surplus).await?);
+                return Ok(newest.into_iter().take(room as usize).collect());
             }
         }
-        let mut starting = self.pick(tx, pair, None, room.min(STARTS_AT_ONCE)).await?;
+        let mut starting = self.pick(tx, pair, None, (room.min(STARTS_AT_ONCE), "ASC")).await?;
         starting.retain(|it| !admitted.to_cancel.contains(&(it.tenant.clone(), it.run)));
         Ok(starting)
     }
@@ -233,15 +232,16 @@ impl Admit<'_> {
         tx: &Tx,
         pair: &Pair,
         lane: Option<BackfillId>,
-        limit: u32,
+        (limit, order): (u32, &str),
     ) -> Result<Vec<Starting>, StoreError> {
         if limit == 0 {
             return Ok(Vec::new());
         }
+        let within = if lane.is_some() { "u.backfill = $3" } else { "u.backfill IS NULL AND $3 IS NULL" };
         let sql = format!(
             "SELECT u.run, u.dag_version, u.seed, u.priority, u.deadline_at FROM run u \
-             WHERE u.tenant = $1 AND u.dag = $2 AND u.state = 'queued' AND u.backfill IS NOT DISTINCT FROM $3 \
-             AND u.start_at <= $5 ORDER BY u.queue_rank, u.run LIMIT $4{}",
+             WHERE u.tenant = $1 AND u.dag = $2 AND u.state = 'queued' AND {within} \
+             AND u.start_at <= $5 ORDER BY u.queue_rank {order}, u.run LIMIT $4{}",
             tx.dialect.lock("u")
         );
         let values = vec![
@@ -257,7 +257,16 @@ impl Admit<'_> {
             let digest = rows::parse(row, "dag_version", Digest::parse)?;
             let dag = match self.store.cached_dag(digest) {
                 Some(dag) => dag,
-                None => self.read_dag(tx, digest).await?,
+                None => match self.read_dag(tx, digest).await {
+                    Ok(dag) => dag,
+                    // It waits for a program that knows its version, and keeps nobody else waiting.
+                    Err(StoreError::Dag(_)) => {
+                        let run: String = rows::get(row, "run")?;
+                        tracing::warn!(run, "a queued run's DAG version does not fit this program; it stays queued");
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
             };
             starting.push(Starting {
                 tenant: pair.tenant.clone(),
@@ -285,9 +294,10 @@ impl Admit<'_> {
     async fn beyond(&self, tx: &Tx, pair: &Pair, keep: u32, order: &str) -> Result<Vec<(TenantId, RunId)>, StoreError> {
         let sql = format!(
             "SELECT u.run FROM run u WHERE u.tenant = $1 AND u.dag = $2 AND u.state = 'queued' \
-             AND u.backfill IS NULL ORDER BY u.{order} LIMIT 1000 OFFSET $3"
+             AND u.backfill IS NULL AND u.start_at <= $4 ORDER BY u.{order} LIMIT 1000 OFFSET $3"
         );
-        let values = vec![pair.tenant.to_string().into(), pair.dag.to_string().into(), i64::from(keep).into()];
+        let values =
+            vec![pair.tenant.to_string().into(), pair.dag.to_string().into(), i64::from(keep).into(), tx.now.into()];
         let found = tx.all("read what overlaps", &sql, values).await?;
         found.iter().map(|row| Ok((pair.tenant.clone(), rows::parse(row, "run", RunId::parse)?))).collect()
     }
@@ -303,9 +313,53 @@ async fn active(tx: &Tx, pair: &Pair, lane: Option<BackfillId>) -> Result<u32, S
     found.first().map_or(Ok(0), |row| rows::count(row, "n"))
 }
 
+/// Live runs of a pair that run and were not told to end.
+async fn running(tx: &Tx, pair: &Pair) -> Result<usize, StoreError> {
+    let sql = "SELECT COUNT(*) AS n FROM run WHERE tenant = $1 AND dag = $2 AND state = 'running' AND backfill IS NULL";
+    let found =
+        tx.all("count what runs", sql, vec![pair.tenant.to_string().into(), pair.dag.to_string().into()]).await?;
+    found.first().map_or(Ok(0), |row| Ok(rows::count(row, "n")? as usize))
+}
+
+/// Whether a tenant's artifacts weigh as much as they may: nothing starts until some are gone. Weighed once
+/// per transaction.
+async fn is_over_quota(tx: &Tx, pair: &Pair, weighed: &mut BTreeMap<TenantId, bool>) -> Result<bool, StoreError> {
+    let Some(quota) = pair.quota else { return Ok(false) };
+    if let Some(over) = weighed.get(&pair.tenant) {
+        return Ok(*over);
+    }
+    let sql = "SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) AS bytes FROM artifact \
+               WHERE tenant = $1 AND linked_from IS NULL";
+    let found = tx.all("weigh a tenant's artifacts", sql, vec![pair.tenant.to_string().into()]).await?;
+    let used = found.first().map_or(Ok(0), |row| sum(row, "bytes"))?;
+    let is_over = over_quota(Some(quota), used).is_some();
+    weighed.insert(pair.tenant.clone(), is_over);
+    if is_over {
+        let alert = NewAlert {
+            tenant: &pair.tenant,
+            dag: &pair.dag,
+            kind: AlertKind::QuotaExceeded,
+            subject: "artifact_bytes",
+            run: None,
+            message: format!(
+                "no run starts for {}: its artifacts weigh more than its quota of {quota} bytes",
+                pair.tenant
+            ),
+            detail: json!({ "quota": quota }),
+        };
+        let part = raise(tx, &[alert]);
+        tx.execute(part.what, &part.sql, part.values).await?;
+    } else {
+        let sql = "UPDATE alert SET resolved_at = $2 WHERE tenant = $1 AND kind = 'quota_exceeded' \
+                   AND resolved_at IS NULL";
+        tx.execute("resolve alerts", sql, vec![pair.tenant.to_string().into(), tx.now.into()]).await?;
+    }
+    Ok(is_over)
+}
+
 async fn oldest_active(tx: &Tx, pair: &Pair, count: usize) -> Result<Vec<(TenantId, RunId)>, StoreError> {
-    let sql = "SELECT run FROM run WHERE tenant = $1 AND dag = $2 AND state = 'running' AND backfill IS NULL \
-               ORDER BY logical_time LIMIT $3";
+    let sql = "SELECT run FROM run WHERE tenant = $1 AND dag = $2 AND state = 'running' \
+               AND kind IN ('scheduled', 'triggered') ORDER BY logical_time LIMIT $3";
     let count = i64::try_from(count).unwrap_or(i64::MAX);
     let values = vec![pair.tenant.to_string().into(), pair.dag.to_string().into(), count.into()];
     let found = tx.all("read what is overtaken", sql, values).await?;

@@ -122,7 +122,7 @@ pub(super) fn raise(tx: &Tx, alerts: &[NewAlert<'_>]) -> Part {
         "INSERT INTO alert ({}, raised_at) SELECT {}, $2 FROM {} WHERE TRUE \
          ON CONFLICT (tenant, dag, kind, subject) DO UPDATE SET message = excluded.message, detail = excluded.detail, \
          raised_at = CASE WHEN alert.resolved_at IS NULL THEN alert.raised_at ELSE excluded.raised_at END, \
-         resolved_at = NULL",
+         resolved_at = NULL WHERE alert.resolved_at IS NOT NULL OR alert.message <> excluded.message",
         names.join(", "),
         names.iter().map(|name| format!("r.{name}")).collect::<Vec<_>>().join(", "),
         tx.dialect.rows(1, &columns)
@@ -192,7 +192,9 @@ impl Write for Raise<'_> {
     const WHAT: &'static str = "raise alerts";
 
     async fn apply(&self, tx: &Tx) -> Result<(), StoreError> {
-        tx.all_of(vec![raise(tx, self.0)]).await
+        let part = raise(tx, self.0);
+        // What is known already changes nothing.
+        if tx.execute(part.what, &part.sql, part.values).await? > 0 { tx.all_of(Vec::new()).await } else { Ok(()) }
     }
 }
 

@@ -219,32 +219,46 @@ impl Store {
         self.write(&Create(new)).await
     }
 
-    /// Backfills that want runs made, with the next ones of each.
+    /// Backfills that want runs made, the oldest first.
     ///
     /// # Errors
     /// The database's.
-    pub async fn backfill_chunks(&self) -> Result<Vec<BackfillChunk>, StoreError> {
-        let sql = "SELECT b.tenant, b.backfill, b.dag_version, b.params, b.made, b.fires, \
-                   COALESCE(s.overlay, '{}') AS overlay FROM backfill b \
-                   LEFT JOIN schedule s ON s.tenant = b.tenant AND s.dag = b.dag \
-                   WHERE b.state = 'running' AND b.made < b.total ORDER BY b.created_at LIMIT 20";
+    pub async fn unfinished_backfills(&self) -> Result<Vec<(TenantId, BackfillId)>, StoreError> {
+        let sql = "SELECT tenant, backfill FROM backfill WHERE state = 'running' AND made < total ORDER BY created_at";
         let found = tx::read(&self.db, "read the backfills", sql, vec![]).await?;
-        let mut chunks = Vec::new();
-        for row in &found {
-            let made = rows::get::<i64>(row, "made")?.unsigned_abs();
-            let fires = rows::parse(row, "fires", |text| serde_json::from_str::<Vec<PastFire>>(text))?;
-            let from = usize::try_from(made).unwrap_or(usize::MAX);
-            chunks.push(BackfillChunk {
-                id: rows::parse(row, "backfill", BackfillId::parse)?,
-                tenant: rows::parse(row, "tenant", TenantId::parse)?,
-                dag: self.dag_version(rows::parse(row, "dag_version", Digest::parse)?).await?,
-                params: object(rows::get_json(row, "params")?),
-                overlay: object(rows::get_json(row, "overlay")?),
-                made,
-                fires: fires.into_iter().skip(from).take(RUNS_AT_ONCE).collect(),
-            });
-        }
-        Ok(chunks)
+        let one =
+            |row| Ok((rows::parse(row, "tenant", TenantId::parse)?, rows::parse(row, "backfill", BackfillId::parse)?));
+        found.iter().map(one).collect()
+    }
+
+    /// The next runs that a backfill wants made; `None` = it wants none now, or can not be read by this
+    /// binary.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn backfill_chunk(&self, tenant: &TenantId, id: BackfillId) -> Result<Option<BackfillChunk>, StoreError> {
+        let sql = "SELECT b.dag_version, b.params, b.made, b.fires, COALESCE(s.overlay, '{}') AS overlay \
+                   FROM backfill b LEFT JOIN schedule s ON s.tenant = b.tenant AND s.dag = b.dag \
+                   WHERE b.tenant = $1 AND b.backfill = $2 AND b.state = 'running' AND b.made < b.total";
+        let found =
+            tx::read(&self.db, "read a backfill", sql, vec![tenant.to_string().into(), id.to_string().into()]).await?;
+        let Some(row) = found.first() else { return Ok(None) };
+        let dag = match self.dag_version(rows::parse(row, "dag_version", Digest::parse)?).await {
+            Err(StoreError::Dag(_)) => return Ok(None),
+            dag => dag?,
+        };
+        let made = rows::get::<i64>(row, "made")?.unsigned_abs();
+        let fires = rows::parse(row, "fires", |text| serde_json::from_str::<Vec<PastFire>>(text))?;
+        let from = usize::try_from(made).unwrap_or(usize::MAX);
+        Ok(Some(BackfillChunk {
+            id,
+            tenant: tenant.clone(),
+            dag,
+            params: object(rows::get_json(row, "params")?),
+            overlay: object(rows::get_json(row, "overlay")?),
+            made,
+            fires: fires.into_iter().skip(from).take(RUNS_AT_ONCE).collect(),
+        }))
     }
 
     /// Makes the runs of a chunk. Returns how many were made; `None` if another scheduler was faster, the
@@ -265,7 +279,17 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn complete_backfills(&self) -> Result<u64, StoreError> {
-        let sql = "SELECT 1 AS one FROM backfill WHERE state = 'running' AND made = total LIMIT 1";
+        // Whoever canceled one may have died before its queued runs were.
+        let sql = "SELECT b.tenant, b.backfill FROM backfill b WHERE b.state = 'canceled' AND EXISTS (SELECT 1 FROM run u \
+                   WHERE u.tenant = b.tenant AND u.backfill = b.backfill AND u.state = 'queued')";
+        for row in &tx::read(&self.db, "look for canceled backfills", sql, vec![]).await? {
+            let tenant = rows::parse(row, "tenant", TenantId::parse)?;
+            let id = rows::parse(row, "backfill", BackfillId::parse)?;
+            while self.write(&CancelQueued { tenant: &tenant, id }).await? > 0 {}
+        }
+        let sql = "SELECT 1 AS one FROM backfill b WHERE b.state = 'running' AND b.made = b.total AND NOT EXISTS \
+                   (SELECT 1 FROM run u WHERE u.tenant = b.tenant AND u.backfill = b.backfill AND u.state = 'queued') \
+                   LIMIT 1";
         if tx::read(&self.db, "look for backfills", sql, vec![]).await?.is_empty() {
             return Ok(0);
         }
@@ -308,7 +332,8 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn backfills(&self, tenant: Option<&TenantId>, limit: u64) -> Result<Vec<BackfillView>, StoreError> {
-        let sql = "SELECT * FROM backfill WHERE ($1 = '' OR tenant = $1) ORDER BY created_at DESC LIMIT $2";
+        let sql = "SELECT tenant, backfill, dag, state, range_start, range_end, direction, reprocess, made, total, \
+                   max_active, actor, created_at, finished_at FROM backfill WHERE ($1 = '' OR tenant = $1) ORDER BY created_at DESC LIMIT $2";
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let values = vec![tenant.map(TenantId::to_string).unwrap_or_default().into(), limit.into()];
         let found = tx::read(&self.db, "list the backfills", sql, values).await?;
@@ -423,6 +448,13 @@ impl Write for Make<'_> {
 
     async fn apply(&self, tx: &Tx) -> Result<Option<usize>, StoreError> {
         let (tenant, chunk) = (&self.chunk.tenant, self.chunk);
+        // The pair's lock first, as everywhere.
+        let sql = format!(
+            "SELECT s.tenant FROM schedule s JOIN backfill b ON b.tenant = s.tenant AND b.dag = s.dag \
+             WHERE b.tenant = $1 AND b.backfill = $2{}",
+            tx.dialect.lock("s")
+        );
+        tx.all(Self::WHAT, &sql, vec![tenant.to_string().into(), chunk.id.to_string().into()]).await?;
         let sql = format!(
             "SELECT b.dag, b.reprocess FROM backfill b WHERE b.tenant = $1 AND b.backfill = $2 \
              AND b.state = 'running' AND b.made = $3{}",
@@ -438,7 +470,7 @@ impl Write for Make<'_> {
         let out: std::collections::BTreeSet<i64> =
             found.iter().map(|row| rows::get(row, "logical_time")).collect::<Result<_, _>>()?;
         let wanted = self.runs.iter().filter(|run| !out.contains(&run.logical_time)).count();
-        let room = Rooms::default().take(tx, tenant, wanted).await?;
+        let room = Rooms::backfill().take(tx, tenant, wanted).await?;
         if room == 0 && wanted > 0 {
             return Ok(None);
         }

@@ -55,7 +55,7 @@ impl RunKind {
     }
 
     /// The run that it is made from.
-    fn parent(self) -> Option<RunId> {
+    pub(super) fn parent(self) -> Option<RunId> {
         match self {
             Self::Replay(run) | Self::Verify(run) => Some(run),
             _ => None,
@@ -222,7 +222,8 @@ pub(super) fn deadline(new: &NewRun, now: Micros) -> Option<Micros> {
     let limit = i64::try_from(new.dag.deadline?.as_micros()).unwrap_or(i64::MAX);
     let from = match new.kind {
         RunKind::Manual | RunKind::Replay(_) => now,
-        RunKind::Scheduled | RunKind::Triggered => new.logical_time,
+        // What a calendar puts off has its time from then.
+        RunKind::Scheduled | RunKind::Triggered => new.logical_time.max(new.start_at),
         RunKind::Backfill(_) | RunKind::Verify(_) => return None,
     };
     Some(from.saturating_add(limit))

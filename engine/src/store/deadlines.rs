@@ -27,18 +27,21 @@ pub struct Timed {
 
 /// Runs that one look takes, those with the nearest deadlines.
 const AT_ONCE: u32 = 200;
+/// Who ended late is told of for a day, in microseconds: nobody may have looked in between.
+const TOLD_OF: i64 = 86_400_000_000;
 /// Successful runs that durations are taken from.
 const HISTORY: u32 = 10;
 
 impl Store {
-    /// Open runs with a deadline, the nearest first.
+    /// Open runs with a deadline to come, the nearest first.
     ///
     /// # Errors
     /// The database's.
     pub async fn timed_runs(&self) -> Result<Vec<Timed>, StoreError> {
         let sql = format!(
             "SELECT tenant, run, dag_version, deadline_at, {} AS now FROM run WHERE deadline_at IS NOT NULL \
-             AND state IN ('queued', 'running', 'canceling') ORDER BY deadline_at LIMIT {AT_ONCE}",
+             AND state IN ('queued', 'running', 'canceling') AND deadline_at >= {} ORDER BY deadline_at LIMIT {AT_ONCE}",
+            self.dialect.now(),
             self.dialect.now()
         );
         let found = tx::read(&self.db, "read runs with deadlines", &sql, vec![]).await?;
@@ -58,18 +61,20 @@ impl Store {
         Ok(timed)
     }
 
-    /// Runs that ended late in the last hour and of which nobody was told.
+    /// Runs that were not over by their deadlines, and of which nobody was told; some at a time.
     ///
     /// # Errors
     /// The database's.
     pub async fn late_runs(&self) -> Result<Vec<(TenantId, DagId, RunId)>, StoreError> {
+        let now = self.dialect.now();
         let sql = format!(
-            "SELECT u.tenant, u.dag, u.run FROM run u WHERE u.finished_at > {} - 3600000000 \
-             AND u.finished_at > u.deadline_at AND NOT EXISTS (SELECT 1 FROM alert a WHERE a.tenant = u.tenant \
-             AND a.dag = u.dag AND a.kind = 'deadline_missed' AND a.subject = u.run) LIMIT {AT_ONCE}",
-            self.dialect.now()
+            "SELECT u.tenant, u.dag, u.run FROM run u WHERE u.deadline_at < {now} \
+             AND (u.state IN ('queued', 'running', 'canceling') OR (u.finished_at > u.deadline_at \
+             AND u.state <> 'canceled' AND u.finished_at > {now} - {TOLD_OF})) \
+             AND NOT EXISTS (SELECT 1 FROM alert a WHERE a.tenant = u.tenant \
+             AND a.dag = u.dag AND a.kind = 'deadline_missed' AND a.subject = u.run) LIMIT {AT_ONCE}"
         );
-        let found = tx::read(&self.db, "read runs that ended late", &sql, vec![]).await?;
+        let found = tx::read(&self.db, "read late runs", &sql, vec![]).await?;
         let one = |row| {
             let (tenant, dag) = (rows::parse(row, "tenant", TenantId::parse)?, rows::parse(row, "dag", DagId::parse)?);
             Ok((tenant, dag, rows::parse(row, "run", RunId::parse)?))

@@ -134,11 +134,11 @@ impl Write for ApplyLimits<'_> {
         let mut tenants: Vec<&TenantSpec> = self.tenants.iter().collect();
         tenants.sort_by(|a, b| a.id.cmp(&b.id));
         for tenant in tenants {
-            let sql = "INSERT INTO tenant (tenant, status, weight, quotas, running_tasks, parameters, updated_at) \
-                       VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (tenant) DO UPDATE SET \
+            let sql = "INSERT INTO tenant (tenant, status, weight, quotas, running_tasks, parameters, updated_at, retention) \
+                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (tenant) DO UPDATE SET \
                        status = excluded.status, weight = excluded.weight, quotas = excluded.quotas, \
                        running_tasks = excluded.running_tasks, parameters = excluded.parameters, \
-                       updated_at = excluded.updated_at";
+                       updated_at = excluded.updated_at, retention = excluded.retention";
             let values = vec![
                 tenant.id.to_string().into(),
                 tenant.status.as_str().into(),
@@ -147,6 +147,7 @@ impl Write for ApplyLimits<'_> {
                 tenant.quotas.running_tasks.map(i64::from).into(),
                 json!(tenant.parameters).to_string().into(),
                 tx.now.into(),
+                json!(tenant.retention).to_string().into(),
             ];
             tx.execute(Self::WHAT, sql, values).await?;
         }

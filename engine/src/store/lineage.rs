@@ -52,7 +52,7 @@ enum Way {
     Down,
 }
 
-/// The producer of an artifact under the alias `a`: the row that links nothing.
+/// The row `a` of whoever made an artifact: the one that links nothing.
 const MAKER: &str = "a.tenant = r.tenant AND a.digest = r.digest AND a.key = r.key AND a.linked_from IS NULL";
 
 /// The attempt `p` that made the artifact `a`, and what it read, `i`.
@@ -158,21 +158,25 @@ impl Store {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
+        // A row that links names the maker, too, whose own row may be kept no longer.
         let sql = format!(
-            "SELECT a.key, a.name, a.digest, a.run, a.task, a.element FROM {} JOIN artifact a ON {MAKER}",
+            "SELECT a.key, a.name, a.digest, COALESCE(a.linked_from, a.run) AS run, a.task, a.element FROM {} \
+             JOIN artifact a ON a.tenant = r.tenant AND a.digest = r.digest AND a.key = r.key",
             self.dialect.rows(1, &COLUMNS)
         );
         let found = tx::read(&self.db, "read who made artifacts", &sql, vec![of(tenant, keys)]).await?;
-        let read = |row: &QueryResult| {
-            Ok(LineageNode {
+        let mut makers = BTreeMap::new();
+        for row in &found {
+            let node = LineageNode {
                 key: get(row, "key")?,
                 name: parse(row, "name", ArtifactName::parse)?,
                 digest: parse(row, "digest", Digest::parse)?,
                 run: parse(row, "run", RunId::parse)?,
                 instance: rows::instance(row)?,
-            })
-        };
-        found.iter().map(read).collect()
+            };
+            makers.insert(node.key.clone(), node);
+        }
+        Ok(makers.into_values().collect())
     }
 }
 

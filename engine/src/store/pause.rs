@@ -42,12 +42,12 @@ impl Store {
         self.write(&Begin { scope, actor, reason }).await
     }
 
-    /// Ends a pause; what waited is looked at at once. Returns whether there was one.
+    /// Ends a pause; what waited is looked at at `now`, the scheduler's. Returns whether there was one.
     ///
     /// # Errors
     /// The database's.
-    pub async fn resume(&self, scope: &Scope) -> Result<bool, StoreError> {
-        self.write(&End(scope)).await
+    pub async fn resume(&self, scope: &Scope, now: Micros) -> Result<bool, StoreError> {
+        self.write(&End(scope, now)).await
     }
 
     /// All pauses in force.
@@ -105,7 +105,7 @@ impl Write for Begin<'_> {
     }
 }
 
-struct End<'a>(&'a Scope);
+struct End<'a>(&'a Scope, Micros);
 
 #[async_trait]
 impl Write for End<'_> {
@@ -115,12 +115,14 @@ impl Write for End<'_> {
     async fn apply(&self, tx: &Tx) -> Result<bool, StoreError> {
         let sql = "DELETE FROM pause WHERE dag = $1 AND tenant = $2";
         let was_there = tx.execute(Self::WHAT, sql, self.0.values()).await? > 0;
-        // An instant that has passed: the next tick looks.
         let sql = format!(
-            "UPDATE schedule AS s SET next_at = 0, version = s.version + 1 WHERE s.is_live AND s.rule IS NOT NULL \
+            "UPDATE schedule AS s SET next_at = $3, version = s.version + 1 WHERE s.is_live AND s.rule IS NOT NULL \
              AND ($1 = '' OR s.dag = $1) AND ($2 = '' OR s.tenant = $2) AND {NOT_PAUSED}"
         );
-        tx.execute(Self::WHAT, &sql, self.0.values()).await?;
+        // The next tick looks.
+        let mut values = self.0.values();
+        values.push(self.1.into());
+        tx.execute(Self::WHAT, &sql, values).await?;
         tx.all_of(Vec::new()).await?;
         Ok(was_there)
     }

@@ -496,6 +496,9 @@ impl Write for Cancel<'_> {
     const WHAT: &'static str = "cancel a run";
 
     async fn apply(&self, tx: &Tx) -> Result<RunState, StoreError> {
+        // Locked first: a run that is being started meanwhile must not lose its cancel.
+        let sql = format!("SELECT u.run FROM run u WHERE u.tenant = $1 AND u.run = $2{}", tx.dialect.lock("u"));
+        tx.all(Self::WHAT, &sql, vec![self.tenant.to_string().into(), self.run.to_string().into()]).await?;
         let mut run = read_run(self.store, tx, self.tenant, self.run).await?;
         if is_terminal(run.state) || run.state == RunState::Canceling {
             return Ok(run.state);

@@ -100,6 +100,7 @@ impl Write for CreateReplay<'_> {
         unit.note(extend(run_event(&key.0, key.1, 1, made), detail));
         unit.also(move_runs(tx, &[(key.clone(), made, 1)]));
         let inserted = self.insert(&mut unit)?;
+        self.still_there(tx, &inserted.links).await?;
         for links in inserted.links.chunks(ROWS_AT_ONCE) {
             link(tx, links).await?;
         }
@@ -114,6 +115,28 @@ impl Write for CreateReplay<'_> {
 }
 
 impl CreateReplay<'_> {
+    /// What is linked has to be on record still, under the lock that whoever deletes old runs takes, too.
+    async fn still_there(&self, tx: &Tx, links: &[Value]) -> Result<(), StoreError> {
+        let Some(parent) = self.new.kind.parent() else { return Ok(()) };
+        let (tenant, run) = (self.new.tenant.to_string(), parent.to_string());
+        let sql = format!("SELECT run FROM run WHERE tenant = $1 AND run = $2{}", tx.dialect.lock("run"));
+        tx.all("lock the earlier run", &sql, vec![tenant.clone().into(), run.into()]).await?;
+        let keys: BTreeSet<&str> = links.iter().filter_map(|link| link["key"].as_str()).collect();
+        // The whole key in the rows: as constants, they would let SQLite read all rows for each artifact.
+        let named = links.iter().map(|link| extend(link.clone(), json!({ "run": parent.to_string() }))).collect();
+        let sql = format!(
+            "SELECT COUNT(DISTINCT a.key) AS n FROM {} JOIN artifact a ON a.tenant = r.tenant AND a.run = r.run \
+             AND a.task = r.task AND a.element = r.element AND a.name = r.name AND a.key = r.key",
+            keyed_rows(tx.dialect, 1, &[("name", Kind::Text), ("key", Kind::Text)])
+        );
+        let found = tx.all("look for the earlier artifacts", &sql, vec![param(named)]).await?;
+        let there = found.first().map_or(Ok(0), |row| super::rows::get::<i64>(row, "n"))?;
+        if usize::try_from(there) == Ok(keys.len()) {
+            return Ok(());
+        }
+        Err(StoreError::NotFound { what: "artifact to reuse", id: format!("of run {parent}"), tenant })
+    }
+
     fn insert(&self, unit: &mut UnitOfWork<'_>) -> Result<Inserted, StoreError> {
         let kept: BTreeMap<&InstanceId, &Kept> = self.kept.iter().map(|it| (&it.instance, it)).collect();
         let dag = &self.new.dag;

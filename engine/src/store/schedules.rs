@@ -11,6 +11,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
+use super::alerts::{AlertKind, NewAlert};
 use super::create::enqueue;
 use super::dialect::Kind;
 use super::rows::{self, param};
@@ -33,6 +34,8 @@ pub struct Subscription {
     pub is_live: bool,
     /// The schedule with the tenant's own over it, and the calendars that it names; `None` = on request.
     pub rule: Option<Value>,
+    /// What of the rule says when it fires: as long as it stays the same, what is owed stays owed.
+    pub timing: Option<String>,
     /// `on`: what it waits for, where it comes due by what arrives.
     pub trigger: Option<Value>,
     /// The tenant's parameters for this DAG.
@@ -60,6 +63,8 @@ pub struct DueSchedule {
     pub since: Micros,
     /// The newest fire that was decided.
     pub last_fire: Option<Micros>,
+    /// Since when runs could not be made: what was due then is owed, whatever the policy for catch-up.
+    pub owed_at: Option<Micros>,
     /// To be given back to [`Store::fire`].
     pub version: i64,
 }
@@ -79,6 +84,8 @@ pub struct Fired {
     pub last_fire: Option<Micros>,
     /// When to look again.
     pub next_at: Option<Micros>,
+    /// Since when runs could not be made.
+    pub owed_at: Option<Micros>,
 }
 
 /// What became of it.
@@ -116,6 +123,8 @@ pub struct ScheduleView {
     pub is_paused: bool,
     /// The rule.
     pub rule: Option<Value>,
+    /// Whether it waits for others.
+    pub is_triggered: bool,
     /// The newest fire that was decided.
     pub last_fire: Option<Micros>,
     /// When it is looked at next.
@@ -125,15 +134,18 @@ pub struct ScheduleView {
 /// A tenant that has as many queued runs as it may is looked at again after this long.
 const DEFERRED: Micros = 30 * 1_000_000;
 
+/// A schedule whose DAG this binary can not read is looked at again after this long.
+const UNREADABLE: Micros = 300 * 1_000_000;
+
 /// What the filters of this file and of `admit` share: nobody paused the pair of row `s`.
 pub(super) const NOT_PAUSED: &str = "NOT EXISTS (SELECT 1 FROM pause p WHERE (p.dag = s.dag OR p.dag = '') \
      AND (p.tenant = s.tenant OR p.tenant = ''))";
 
 impl Store {
-    /// Makes `dags` the versions of new runs, and writes who takes them. With `all`, what is not named is
-    /// taken by nobody any more.
+    /// Makes `dags` the versions of new runs, and writes who takes them. What lies within `retired` and is
+    /// not named comes due no more.
     ///
-    /// A row whose rule changed counts from `now`; one whose rule stayed goes on where it was.
+    /// A row whose times changed counts from `now`; one whose times stayed goes on where it was.
     ///
     /// # Errors
     /// The database's.
@@ -141,13 +153,20 @@ impl Store {
         &self,
         dags: &[Arc<Dag>],
         subscriptions: &[Subscription],
-        all: bool,
+        retired: &Retired,
         now: Micros,
     ) -> Result<(), StoreError> {
         for dag in dags {
             self.cache_dag(Arc::clone(dag));
         }
-        self.write(&Apply { dags, subscriptions, all, now }).await
+        self.write(&ApplyDags(dags)).await?;
+        let mut sorted: Vec<&Subscription> = subscriptions.iter().collect();
+        sorted.sort_by(|a, b| (&a.tenant, &a.dag).cmp(&(&b.tenant, &b.dag)));
+        // Each part may be applied alone, and again: none of them has to wait for all.
+        for rows in sorted.chunks(ROWS) {
+            self.write(&ApplyRows { rows, now }).await?;
+        }
+        self.write(&Retire { named: &sorted, retired, now }).await
     }
 
     /// Schedules to be looked at by `now`, the longest due first; and when the next one is after that.
@@ -156,7 +175,7 @@ impl Store {
     /// The database's.
     pub async fn due(&self, now: Micros, limit: usize) -> Result<Vec<DueSchedule>, StoreError> {
         let sql = format!(
-            "SELECT s.tenant, s.dag, s.rule, s.overlay, s.since, s.last_fire, s.version, d.dag_version \
+            "SELECT s.tenant, s.dag, s.rule, s.overlay, s.since, s.last_fire, s.owed_at, s.version, d.dag_version \
              FROM schedule s JOIN dag d ON d.dag = s.dag JOIN tenant n ON n.tenant = s.tenant \
              WHERE s.next_at <= $1 AND s.is_live AND s.rule IS NOT NULL AND n.status <> 'suspended' AND {NOT_PAUSED} \
              ORDER BY s.next_at LIMIT $2"
@@ -165,9 +184,18 @@ impl Store {
         let found = tx::read(&self.db, "read what is due", &sql, values).await?;
         let mut due = Vec::with_capacity(found.len());
         for row in &found {
+            let dag = match self.dag_version(rows::parse(row, "dag_version", Digest::parse)?).await {
+                Ok(dag) => dag,
+                Err(StoreError::Dag(_)) => {
+                    self.put_off(row, now).await?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             due.push(DueSchedule {
                 tenant: rows::parse(row, "tenant", TenantId::parse)?,
-                dag: self.dag_version(rows::parse(row, "dag_version", Digest::parse)?).await?,
+                dag,
+                owed_at: rows::get(row, "owed_at")?,
                 rule: rows::get_json(row, "rule")?,
                 params: object(rows::get_json(row, "overlay")?),
                 since: rows::get(row, "since")?,
@@ -176,6 +204,32 @@ impl Store {
             });
         }
         Ok(due)
+    }
+
+    /// A schedule whose DAG this binary can not read holds up nobody: it is looked at again later, and told of.
+    async fn put_off(&self, row: &sea_orm::QueryResult, now: Micros) -> Result<(), StoreError> {
+        let (tenant, dag) = (rows::parse(row, "tenant", TenantId::parse)?, rows::parse(row, "dag", DagId::parse)?);
+        let fired = Fired {
+            tenant: tenant.clone(),
+            dag: dag.clone(),
+            version: rows::get(row, "version")?,
+            runs: Vec::new(),
+            last_fire: None,
+            next_at: Some(now + UNREADABLE),
+            owed_at: rows::get::<Option<i64>>(row, "owed_at")?.or(Some(now)),
+        };
+        self.fire(&[fired], now).await?;
+        let message = format!("no run of {dag} can be made: this program does not know the version in force");
+        let alert = NewAlert {
+            tenant: &tenant,
+            dag: &dag,
+            kind: AlertKind::LaunchFailed,
+            subject: "schedule",
+            run: None,
+            message,
+            detail: json!({}),
+        };
+        self.raise_alerts(&[alert]).await
     }
 
     /// Whether there is anything for the chores that make and start runs: one read, whatever waits.
@@ -258,7 +312,7 @@ impl Store {
         limit: u64,
     ) -> Result<Vec<ScheduleView>, StoreError> {
         let sql = format!(
-            "SELECT s.tenant, s.dag, s.is_live, s.rule, s.last_fire, s.next_at, NOT ({NOT_PAUSED}) AS is_paused \
+            "SELECT s.tenant, s.dag, s.is_live, s.rule, s.trigger_on IS NOT NULL AS is_triggered, s.last_fire, s.next_at, NOT ({NOT_PAUSED}) AS is_paused \
              FROM schedule s WHERE ($1 = '' OR s.dag = $1) AND ($2 = '' OR s.tenant = $2) \
              ORDER BY s.dag, s.tenant LIMIT $3"
         );
@@ -279,6 +333,7 @@ fn read_view(row: &sea_orm::QueryResult) -> Result<ScheduleView, StoreError> {
         dag: rows::parse(row, "dag", DagId::parse)?,
         is_live: rows::get(row, "is_live")?,
         is_paused: rows::get(row, "is_paused")?,
+        is_triggered: rows::get(row, "is_triggered")?,
         rule: rule.map(|_| rows::get_json(row, "rule")).transpose()?,
         last_fire: rows::get(row, "last_fire")?,
         next_at: rows::get(row, "next_at")?,
@@ -289,23 +344,29 @@ fn object(value: Value) -> Map<String, Value> {
     if let Value::Object(map) = value { map } else { Map::new() }
 }
 
-struct Apply<'a> {
-    dags: &'a [Arc<Dag>],
-    subscriptions: &'a [Subscription],
-    all: bool,
-    now: Micros,
+/// What a change of files is about: rows within it that are not named any more are retired.
+#[derive(Debug, Clone, Default)]
+pub struct Retired {
+    /// Of these tenants ...
+    pub tenants: Vec<TenantId>,
+    /// ... and these DAGs.
+    pub dags: Vec<DagId>,
+    /// Of everybody, everything.
+    pub all: bool,
 }
 
 /// Rows of one statement: a parameter of some megabytes, not of some hundred.
 const ROWS: usize = 10_000;
 
+struct ApplyDags<'a>(&'a [Arc<Dag>]);
+
 #[async_trait]
-impl Write for Apply<'_> {
+impl Write for ApplyDags<'_> {
     type Output = ();
-    const WHAT: &'static str = "apply schedules";
+    const WHAT: &'static str = "apply DAGs";
 
     async fn apply(&self, tx: &Tx) -> Result<(), StoreError> {
-        for dag in self.dags {
+        for dag in self.0 {
             let digest = dag.version.to_string();
             let sql = "INSERT INTO dag_version (digest, dag, source, created_at) VALUES ($1, $2, $3, $4) \
                        ON CONFLICT (digest) DO NOTHING";
@@ -317,72 +378,102 @@ impl Write for Apply<'_> {
                        WHERE dag.dag_version <> excluded.dag_version";
             tx.execute(Self::WHAT, sql, vec![dag.id.to_string().into(), digest.into(), tx.now.into()]).await?;
         }
-        let mut sorted: Vec<&Subscription> = self.subscriptions.iter().collect();
-        sorted.sort_by(|a, b| (&a.tenant, &a.dag).cmp(&(&b.tenant, &b.dag)));
-        for chunk in sorted.chunks(ROWS) {
-            self.upsert(tx, chunk).await?;
-        }
-        if self.all {
-            self.forget(tx, &sorted).await?;
-        }
-        let sql = format!("UPDATE schedule AS s SET next_at = NULL WHERE s.next_at IS NOT NULL AND NOT ({NOT_PAUSED})");
-        tx.execute(Self::WHAT, &sql, vec![]).await?;
         tx.all_of(Vec::new()).await
     }
 }
 
-impl Apply<'_> {
-    async fn upsert(&self, tx: &Tx, rows: &[&Subscription]) -> Result<(), StoreError> {
+struct ApplyRows<'a> {
+    rows: &'a [&'a Subscription],
+    now: Micros,
+}
+
+#[async_trait]
+impl Write for ApplyRows<'_> {
+    type Output = ();
+    const WHAT: &'static str = "apply schedules";
+
+    async fn apply(&self, tx: &Tx) -> Result<(), StoreError> {
         let columns = [
             ("tenant", Kind::Text),
             ("dag", Kind::Text),
             ("is_live", Kind::Bool),
             ("rule", Kind::Text),
+            ("timing", Kind::Text),
             ("trigger_on", Kind::Text),
             ("overlay", Kind::Text),
             ("max_active", Kind::Int),
             ("overlap", Kind::Text),
             ("next_at", Kind::Int),
         ];
-        let fields = rows.iter().map(|it| {
+        let fields = self.rows.iter().map(|it| {
             json!({
                 "tenant": it.tenant, "dag": it.dag, "is_live": it.is_live,
-                "rule": it.rule.as_ref().map(Value::to_string), "trigger_on": it.trigger.as_ref().map(Value::to_string),
+                "rule": it.rule.as_ref().map(Value::to_string), "timing": it.timing,
+                "trigger_on": it.trigger.as_ref().map(Value::to_string),
                 "overlay": Value::Object(it.overlay.clone()).to_string(),
                 "max_active": it.max_active, "overlap": it.overlap.as_str(),
                 "next_at": if it.is_live && it.rule.is_some() { it.next_at } else { None },
             })
         });
         let names: Vec<_> = columns.iter().map(|(name, _)| *name).collect();
+        // Its times are the same: what is owed stays owed. Whatever else changed is looked at now, and so is
+        // who may run again.
+        let same = "schedule.timing IS NOT DISTINCT FROM excluded.timing \
+                    AND schedule.trigger_on IS NOT DISTINCT FROM excluded.trigger_on";
         let sql = format!(
             "INSERT INTO schedule ({}, since, version, updated_at) SELECT {}, $2, 0, $2 FROM {} WHERE TRUE \
              ON CONFLICT (tenant, dag) DO UPDATE SET is_live = excluded.is_live, rule = excluded.rule, \
-             trigger_on = excluded.trigger_on, overlay = excluded.overlay, max_active = excluded.max_active, overlap = excluded.overlap, \
-             since = CASE WHEN schedule.rule IS NOT DISTINCT FROM excluded.rule THEN schedule.since ELSE excluded.since END, \
-             next_at = CASE WHEN schedule.rule IS NOT DISTINCT FROM excluded.rule AND schedule.is_live = excluded.is_live \
-             AND schedule.next_at IS NOT NULL THEN schedule.next_at ELSE excluded.next_at END, \
+             timing = excluded.timing, trigger_on = excluded.trigger_on, overlay = excluded.overlay, \
+             max_active = excluded.max_active, overlap = excluded.overlap, \
+             since = CASE WHEN {same} THEN schedule.since ELSE excluded.since END, \
+             next_at = CASE WHEN excluded.next_at IS NULL THEN NULL WHEN {same} THEN $2 ELSE excluded.next_at END, \
              version = schedule.version + 1, updated_at = excluded.updated_at \
              WHERE schedule.rule IS DISTINCT FROM excluded.rule OR schedule.is_live <> excluded.is_live \
-             OR schedule.trigger_on IS DISTINCT FROM excluded.trigger_on OR schedule.overlay <> excluded.overlay OR schedule.max_active IS DISTINCT FROM excluded.max_active \
-             OR schedule.overlap <> excluded.overlap",
+             OR schedule.trigger_on IS DISTINCT FROM excluded.trigger_on OR schedule.overlay <> excluded.overlay \
+             OR schedule.max_active IS DISTINCT FROM excluded.max_active OR schedule.overlap <> excluded.overlap",
             names.join(", "),
             names.iter().map(|name| format!("r.{name}")).collect::<Vec<_>>().join(", "),
             tx.dialect.rows(1, &columns)
         );
         tx.execute(Self::WHAT, &sql, vec![param(fields.collect()), self.now.into()]).await?;
-        Ok(())
+        tx.all_of(Vec::new()).await
     }
+}
 
-    /// Pairs that no file names any more: their rows stay, for their history, and nothing comes due.
-    async fn forget(&self, tx: &Tx, named: &[&Subscription]) -> Result<(), StoreError> {
-        let named = named.iter().map(|it| json!({ "tenant": it.tenant, "dag": it.dag })).collect();
+struct Retire<'a> {
+    named: &'a [&'a Subscription],
+    retired: &'a Retired,
+    now: Micros,
+}
+
+#[async_trait]
+impl Write for Retire<'_> {
+    type Output = ();
+    const WHAT: &'static str = "retire schedules";
+
+    /// Rows that no file names any more stay, for their history, and nothing comes due; who is named again
+    /// counts from then. Paused rows have no next look, whatever the files say.
+    async fn apply(&self, tx: &Tx) -> Result<(), StoreError> {
+        let text = |column: &'static str| [(column, Kind::Text)];
+        let named = self.named.iter().map(|it| json!({ "tenant": it.tenant, "dag": it.dag })).collect();
+        let tenants = self.retired.tenants.iter().map(|it| json!({ "tenant": it })).collect();
+        let dags = self.retired.dags.iter().map(|it| json!({ "dag": it })).collect();
         let sql = format!(
-            "UPDATE schedule SET is_live = FALSE, next_at = NULL, version = version + 1, updated_at = $2 \
-             WHERE is_live AND NOT EXISTS (SELECT 1 FROM {} WHERE r.tenant = schedule.tenant AND r.dag = schedule.dag)",
-            tx.dialect.rows(1, &[("tenant", Kind::Text), ("dag", Kind::Text)])
+            "UPDATE schedule SET is_live = FALSE, rule = NULL, timing = NULL, trigger_on = NULL, next_at = NULL, \
+             owed_at = NULL, version = version + 1, updated_at = $2 \
+             WHERE (is_live OR rule IS NOT NULL OR trigger_on IS NOT NULL) AND (tenant, dag) IN \
+             (SELECT tenant, dag FROM schedule EXCEPT SELECT r.tenant, r.dag FROM {}) \
+             AND ($3 = 1 OR (tenant IN (SELECT r.tenant FROM {}) AND dag IN (SELECT r.dag FROM {})))",
+            tx.dialect.rows(1, &[("tenant", Kind::Text), ("dag", Kind::Text)]),
+            tx.dialect.rows(4, &text("tenant")),
+            tx.dialect.rows(5, &text("dag")),
         );
-        tx.execute(Self::WHAT, &sql, vec![param(named), self.now.into()]).await?;
-        Ok(())
+        let all = i64::from(self.retired.all);
+        let values = vec![param(named), self.now.into(), all.into(), param(tenants), param(dags)];
+        tx.execute(Self::WHAT, &sql, values).await?;
+        let sql = format!("UPDATE schedule AS s SET next_at = NULL WHERE s.next_at IS NOT NULL AND NOT ({NOT_PAUSED})");
+        tx.execute(Self::WHAT, &sql, vec![]).await?;
+        tx.all_of(Vec::new()).await
     }
 }
 
@@ -399,25 +490,34 @@ impl Write for Fire<'_> {
 
     async fn apply(&self, tx: &Tx) -> Result<FireOutcome, StoreError> {
         let held = self.lock(tx).await?;
-        let mine: Vec<&Fired> =
+        let mut mine: Vec<&Fired> =
             self.fired.iter().filter(|it| held.contains(&(it.tenant.clone(), it.dag.clone()))).collect();
-        let mut rooms = Rooms::default();
+        // Quotas are locked in the order of tenants.
+        mine.sort_by(|a, b| a.tenant.cmp(&b.tenant));
+        let mut rooms = Rooms::live();
         let (mut outcome, mut moves, mut runs) = (FireOutcome::default(), Vec::new(), Vec::new());
         for it in mine {
             let room = rooms.take(tx, &it.tenant, it.runs.len()).await?;
-            let mut moved = (it.last_fire, it.next_at);
+            let (mut last, mut next, mut owed) = (it.last_fire, it.next_at, it.owed_at);
             if room < it.runs.len() {
-                // The oldest go first; the rest is due again when the tenant's queue has room.
-                moved = (room.checked_sub(1).map(|at| it.runs[at].logical_time), Some(self.now + DEFERRED));
+                // The oldest go first; the rest is owed, and due again when the tenant's queue has room.
+                last = room.checked_sub(1).map(|at| it.runs[at].logical_time);
+                (next, owed) = (Some(self.now + DEFERRED), it.owed_at.or(Some(self.now)));
                 outcome.deferred.push((it.tenant.clone(), it.dag.clone()));
             }
-            moves.push(json!({ "tenant": it.tenant, "dag": it.dag, "fired": moved.0, "next": moved.1 }));
+            moves.push(json!({ "tenant": it.tenant, "dag": it.dag, "fired": last, "next": next, "owed": owed }));
             runs.extend(it.runs.iter().take(room).cloned());
         }
-        let columns = [("tenant", Kind::Text), ("dag", Kind::Text), ("fired", Kind::Int), ("next", Kind::Int)];
+        let columns = [
+            ("tenant", Kind::Text),
+            ("dag", Kind::Text),
+            ("fired", Kind::Int),
+            ("next", Kind::Int),
+            ("owed", Kind::Int),
+        ];
         let sql = format!(
             "UPDATE schedule SET last_fire = COALESCE(r.fired, schedule.last_fire), next_at = r.next, \
-             version = schedule.version + 1, updated_at = $2 \
+             owed_at = r.owed, version = schedule.version + 1, updated_at = $2 \
              FROM {} WHERE schedule.tenant = r.tenant AND schedule.dag = r.dag",
             tx.dialect.rows(1, &columns)
         );
@@ -446,32 +546,51 @@ impl Fire<'_> {
 }
 
 /// How many more runs each tenant may queue; read once per transaction.
-#[derive(Default)]
-pub(super) struct Rooms(BTreeMap<TenantId, Option<usize>>);
-
-impl Rooms {
-    /// How many of `count` more runs a tenant may queue; they are counted.
-    pub(super) async fn take(&mut self, tx: &Tx, tenant: &TenantId, count: usize) -> Result<usize, StoreError> {
-        let left = match self.0.get(tenant) {
-            Some(left) => *left,
-            None => room(tx, tenant).await?,
-        };
-        let taken = left.map_or(count, |left| left.min(count));
-        self.0.insert(tenant.clone(), left.map(|left| left - taken));
-        Ok(taken)
-    }
+pub(super) struct Rooms {
+    left: BTreeMap<TenantId, Option<usize>>,
+    /// Which of its queued runs count.
+    counted: &'static str,
 }
 
-/// Locks a tenant's quota and counts its queued runs; `None` = it has no such quota.
-async fn room(tx: &Tx, tenant: &TenantId) -> Result<Option<usize>, StoreError> {
-    let sql = format!("SELECT n.quotas FROM tenant n WHERE n.tenant = $1{}", tx.dialect.lock("n"));
-    let found = tx.all("lock a tenant's quota", &sql, vec![tenant.to_string().into()]).await?;
-    let Some(row) = found.first() else { return Ok(None) };
-    let Some(quota) = quotas(row)?.queued_runs else { return Ok(None) };
-    let sql = "SELECT COUNT(*) AS n FROM run WHERE tenant = $1 AND state = 'queued'";
-    let found = tx.all("count the queued runs", sql, vec![tenant.to_string().into()]).await?;
-    let queued = found.first().map_or(Ok(0), |row| rows::count(row, "n"))?;
-    Ok(Some(quota.saturating_sub(queued) as usize))
+impl Rooms {
+    /// For live runs: what backfills have queued takes nothing from them.
+    pub(super) fn live() -> Self {
+        Self { left: BTreeMap::new(), counted: " AND backfill IS NULL" }
+    }
+
+    /// For backfills, which have what live runs leave.
+    pub(super) fn backfill() -> Self {
+        Self { left: BTreeMap::new(), counted: "" }
+    }
+
+    /// How many of `count` more runs a tenant may queue; they are counted.
+    pub(super) async fn take(&mut self, tx: &Tx, tenant: &TenantId, count: usize) -> Result<usize, StoreError> {
+        let left = match self.left.get(tenant) {
+            Some(left) => *left,
+            None => self.room(tx, tenant).await?,
+        };
+        let taken = left.map_or(count, |left| left.min(count));
+        self.left.insert(tenant.clone(), left.map(|left| left - taken));
+        Ok(taken)
+    }
+
+    /// Locks a tenant's quota and counts its queued runs; `None` = it has no such quota.
+    async fn room(&self, tx: &Tx, tenant: &TenantId) -> Result<Option<usize>, StoreError> {
+        let key = || vec![tenant.to_string().into()];
+        let read = |row: &sea_orm::QueryResult| Ok::<_, StoreError>(quotas(row)?.queued_runs);
+        let sql = "SELECT n.quotas FROM tenant n WHERE n.tenant = $1";
+        let found = tx.all("read a tenant's quota", sql, key()).await?;
+        if found.first().map(read).transpose()?.flatten().is_none() {
+            return Ok(None);
+        }
+        // Only who has a quota is locked for it: workers that claim for a tenant lock its row, too.
+        let found = tx.all("lock a tenant's quota", &format!("{sql}{}", tx.dialect.lock("n")), key()).await?;
+        let Some(quota) = found.first().map(read).transpose()?.flatten() else { return Ok(None) };
+        let sql = format!("SELECT COUNT(*) AS n FROM run WHERE tenant = $1 AND state = 'queued'{}", self.counted);
+        let found = tx.all("count the queued runs", &sql, key()).await?;
+        let queued = found.first().map_or(Ok(0), |row| rows::count(row, "n"))?;
+        Ok(Some(quota.saturating_sub(queued) as usize))
+    }
 }
 
 /// The quotas of a tenant's row.

@@ -28,6 +28,8 @@ pub enum SummaryReason {
     Suspended,
     /// The DAG, the tenant or both are paused.
     Paused,
+    /// It came due, and could not be made: the alert's words.
+    NotMade(String),
     /// Nothing came due.
     NotDue,
     /// It waits to start; `None` = the next tick starts it.
@@ -43,10 +45,12 @@ impl Store {
     /// The database's.
     pub async fn summary(&self, dag: Option<&DagId>, since: Micros) -> Result<Vec<SummaryLine>, StoreError> {
         let sql = format!(
-            "SELECT s.tenant, s.dag, n.status, {} AS is_open, (SELECT u.run FROM run u WHERE u.tenant = s.tenant \
+            "SELECT s.tenant, s.dag, n.status, {} AS is_open, (SELECT MIN(a.message) FROM alert a WHERE a.tenant = s.tenant \
+             AND a.dag = s.dag AND a.kind IN ('launch_failed', 'quota_exceeded') AND a.resolved_at IS NULL) AS alert, (SELECT u.run FROM run u WHERE u.tenant = s.tenant \
              AND u.dag = s.dag AND u.created_at >= $1 AND u.backfill IS NULL ORDER BY u.created_at DESC, u.run DESC \
              LIMIT 1) AS run FROM schedule s JOIN tenant n ON n.tenant = s.tenant \
-             WHERE $2 = '' OR s.dag = $2 ORDER BY s.dag, s.tenant",
+             WHERE ($2 = '' OR s.dag = $2) AND (s.is_live OR s.rule IS NOT NULL OR s.trigger_on IS NOT NULL) \
+             ORDER BY s.dag, s.tenant",
             super::schedules::NOT_PAUSED
         );
         let values = vec![since.into(), dag.map(DagId::to_string).unwrap_or_default().into()];
@@ -63,7 +67,10 @@ impl Store {
                 }
                 None if rows::get::<String>(row, "status")? == "suspended" => (None, Some(SummaryReason::Suspended)),
                 None if !rows::get::<bool>(row, "is_open")? => (None, Some(SummaryReason::Paused)),
-                None => (None, Some(SummaryReason::NotDue)),
+                None => {
+                    let alert: Option<String> = rows::get(row, "alert")?;
+                    (None, Some(alert.map_or(SummaryReason::NotDue, SummaryReason::NotMade)))
+                }
             };
             lines.push(SummaryLine { tenant, dag: rows::parse(row, "dag", DagId::parse)?, run, why });
         }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::create::enqueue;
 use super::dialect::Kind;
 use super::rows::{self, param};
-use super::schedules::NOT_PAUSED;
+use super::schedules::{NOT_PAUSED, Rooms};
 use super::tx::{Part, Tx, Write};
 use super::{NewRun, Store, StoreError, tx};
 use crate::dag::{Arrival, Dag};
@@ -32,6 +32,8 @@ pub struct Waiting {
     pub params: Map<String, Value>,
     /// Nothing that arrived earlier counts.
     pub since: Micros,
+    /// The present moment, by the database's clock.
+    pub now: Micros,
 }
 
 /// What can arrive.
@@ -76,21 +78,27 @@ impl Store {
     /// The database's.
     pub async fn waiting(&self) -> Result<Vec<Waiting>, StoreError> {
         let sql = format!(
-            "SELECT s.tenant, s.trigger_on, s.overlay, s.since, d.dag_version FROM schedule s \
+            "SELECT s.tenant, s.trigger_on, s.overlay, s.since, d.dag_version, {} AS now FROM schedule s \
              JOIN dag d ON d.dag = s.dag JOIN tenant n ON n.tenant = s.tenant \
              WHERE s.is_live AND s.trigger_on IS NOT NULL AND n.status <> 'suspended' AND {NOT_PAUSED} \
-             ORDER BY s.tenant, s.dag"
+             ORDER BY s.tenant, s.dag",
+            self.dialect.now()
         );
         let found = tx::read(&self.db, "read what waits for others", &sql, vec![]).await?;
         let mut waiting = Vec::with_capacity(found.len());
         for row in &found {
             let Value::Object(params) = rows::get_json(row, "overlay")? else { continue };
+            let dag = match self.dag_version(rows::parse(row, "dag_version", Digest::parse)?).await {
+                Err(StoreError::Dag(_)) => continue,
+                dag => dag?,
+            };
             waiting.push(Waiting {
                 tenant: rows::parse(row, "tenant", TenantId::parse)?,
-                dag: self.dag_version(rows::parse(row, "dag_version", Digest::parse)?).await?,
+                dag,
                 on: rows::get_json(row, "trigger_on")?,
                 params,
                 since: rows::get(row, "since")?,
+                now: rows::get(row, "now")?,
             });
         }
         Ok(waiting)
@@ -183,6 +191,9 @@ impl Write for UseUp<'_> {
         );
         let key: Vec<sea_orm::Value> = vec![tenant.into(), dag.into(), param(rows)];
         if !tx.all(Self::WHAT, &sql, key.clone()).await?.is_empty() {
+            return Ok(false);
+        }
+        if self.run.is_some() && Rooms::live().take(tx, &self.waiting.tenant, 1).await? == 0 {
             return Ok(false);
         }
         let made = enqueue(tx, self.store, self.run.map(std::slice::from_ref).unwrap_or_default()).await?;

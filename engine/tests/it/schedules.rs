@@ -17,7 +17,8 @@ use headworks_engine::scheduler::maintenance::{admit, deadline};
 use headworks_engine::scheduler::subscribe::{CalendarTexts, subscriptions, timetable_of};
 use headworks_engine::scheduler::{Counters, tick};
 use headworks_engine::store::{
-    AlertKind, BackfillOrder, BackfillState, Claim, Finish, NewBackfill, PastFire, PauseScope, Reprocess, Store,
+    AlertKind, BackfillOrder, BackfillState, Claim, Finish, NewBackfill, PastFire, PauseScope, Reprocess, Retired,
+    Store,
 };
 use headworks_engine::tenant::{self, TenantSpec};
 use serde_json::{Map, json};
@@ -74,9 +75,10 @@ fn launcher() -> Launcher {
 }
 
 async fn apply(store: &Store, dags: &[Arc<Dag>], tenants: &[TenantSpec], now: i64) {
-    let rows = subscriptions(dags, tenants, &CalendarTexts::new(), now).expect("they fit");
+    let (rows, errors) = subscriptions(dags, tenants, &CalendarTexts::new(), now);
+    assert_eq!(errors, []);
     store.apply_limits(tenants, &BTreeMap::new()).await.expect("limits");
-    store.apply_schedules(dags, &rows, true, now).await.expect("schedules");
+    store.apply_schedules(dags, &rows, &Retired { all: true, ..Retired::default() }, now).await.expect("schedules");
 }
 
 /// One tick of a scheduler that has just started.
@@ -164,6 +166,7 @@ async fn a_look_that_ends_early_loses_nothing(bed: Bed) {
         runs: Vec::new(),
         last_fire: Some(0),
         next_at: None,
+        owed_at: None,
     };
     bed.store.fire(&[stale], noon()).await.expect("refused quietly");
     look(&bed.store, noon() + 2 * HOUR).await;
@@ -224,7 +227,7 @@ async fn a_pause_holds_back_and_a_resume_catches_up(bed: Bed) {
     look(&bed.store, noon() + 2 * HOUR).await;
     assert_eq!(runs(&bed.store).await.len(), 2);
     assert_eq!(bed.store.pauses().await.expect("pauses")[0].reason.as_deref(), Some("why not"));
-    assert!(bed.store.resume(&scope).await.expect("resumed"));
+    assert!(bed.store.resume(&scope, noon() + 2 * HOUR).await.expect("resumed"));
     look(&bed.store, noon() + 2 * HOUR).await;
     assert_eq!(runs(&bed.store).await.len(), 4, "catchup = all");
 }

@@ -41,6 +41,17 @@ pub(super) fn wide(width: usize, wait_ms: u64) -> String {
     toml
 }
 
+/// One, then one per element of a list of `width`, 64 at once, then one.
+pub(super) fn for_each(width: usize) -> String {
+    let mut toml = header();
+    writeln!(toml, "[params]\nitems = {{ type = \"array\", description = \"{width} elements\" }}").ok();
+    push(&mut toml, "first", "", 0);
+    let each = "needs = [\"first\"]\nfor_each = \"{{params.items}}\"\nmax_in_flight = 64\n";
+    push(&mut toml, "each", each, 0);
+    push(&mut toml, "last", "needs = [\"each\"]\n", 0);
+    toml
+}
+
 fn header() -> String {
     "[dag]\nid = \"bench\"\n".to_owned()
 }

@@ -33,7 +33,16 @@ pub(super) struct Measured {
 
 /// Runs the command.
 pub(super) async fn run(session: &Session<'_>, args: &BenchArgs) -> Result<ExitCode, Failure> {
-    let all = [Workload::W1, Workload::W3, Workload::W4, Workload::W5, Workload::W6, Workload::W7, Workload::W8];
+    let all = [
+        Workload::W1,
+        Workload::W3,
+        Workload::W4,
+        Workload::W5,
+        Workload::W6,
+        Workload::W7,
+        Workload::W8,
+        Workload::W9,
+    ];
     let chosen: Vec<Workload> = if args.workload.is_empty() { all.to_vec() } else { args.workload.clone() };
     if args.isolation == Isolation::Process && chosen.iter().any(|it| matches!(it, Workload::W6 | Workload::W8)) {
         let message = "w6 and w8 have to see when a no-op begins, which a process of its own does not tell";
@@ -51,6 +60,7 @@ pub(super) async fn run(session: &Session<'_>, args: &BenchArgs) -> Result<ExitC
             Workload::W6 => workloads::latency(&bed).await?,
             Workload::W7 => workloads::waiting(&bed).await?,
             Workload::W8 => workloads::fairness(&bed).await?,
+            Workload::W9 => workloads::fan_out(&bed).await?,
         };
         let document = document(workload, &bed, floor, measured);
         session.output.line(&shown(&document));
@@ -91,7 +101,7 @@ fn shown(document: &Value) -> String {
         number("commits_per_task"),
         number("floor_commits_per_second"),
     );
-    for name in ["p50_ms", "p99_ms", "floors", "alone_p99_ms"] {
+    for name in ["p50_ms", "p99_ms", "floors", "alone_p99_ms", "created_seconds", "show_ms", "why_ms"] {
         if let Some(value) = document[name].as_f64() {
             text.push_str(&format!("; {name} {value:.2}"));
         }

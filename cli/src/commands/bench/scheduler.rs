@@ -15,7 +15,7 @@ use engine::launch::Launcher;
 use engine::scheduler::maintenance::{admit, backfill, fire::Firing};
 use engine::scheduler::subscribe::{CalendarTexts, subscriptions};
 use engine::scheduler::{Counters, tick};
-use engine::store::{BackfillOrder, NewBackfill, PastFire, Reprocess};
+use engine::store::{BackfillOrder, NewBackfill, PastFire, Reprocess, Retired};
 use engine::tenant::{self, TenantSpec};
 use serde_json::{Map, json};
 use uuid::Uuid;
@@ -97,10 +97,9 @@ async fn many_schedules(bed: &Bed, launcher: &Launcher) -> Result<(f64, Vec<f64>
     // A day long past, so that nothing else comes due.
     let midnight = 1_735_689_600_000_000;
     let started = Instant::now();
-    let rows = subscriptions(&dags, &tenants, &CalendarTexts::new(), midnight - 1);
-    let rows = rows.map_err(|errors| Failure::usage(errors[0].to_string()))?;
+    let (rows, _) = subscriptions(&dags, &tenants, &CalendarTexts::new(), midnight - 1);
     bed.store.apply_limits(&tenants, &BTreeMap::new()).await?;
-    bed.store.apply_schedules(&dags, &rows, true, midnight - 1).await?;
+    bed.store.apply_schedules(&dags, &rows, &Retired::default(), midnight - 1).await?;
     let applied = started.elapsed().as_secs_f64();
     let (mut firing, counters, mut ticks) = (Firing::default(), Counters::default(), Vec::new());
     for minute in 0..=TICKS {

@@ -1,10 +1,12 @@
 //! The workloads. Figures are medians of repetitions; each repetition makes its own runs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use engine::store::NewRun;
+use engine::id::{SessionId, TaskId};
+use engine::store::{Claim, ClaimRequest, ClaimScope, Finish, NewRun, NewSession, Outcome};
 use serde_json::json;
+use uuid::Uuid;
 
 use super::bed::Bed;
 use super::{Measured, dags};
@@ -169,6 +171,51 @@ async fn waits_of_small(bed: &Bed, samples: usize) -> Result<Vec<f64>, Failure> 
     drop(began);
     serving.stop().await?;
     Ok(waits)
+}
+
+/// W9: a `for_each` over 100,000 elements, from the finish that makes them to what people ask about it.
+pub(super) async fn fan_out(bed: &Bed) -> Result<Measured, Failure> {
+    const WIDTH: usize = 100_000;
+    let dag = bed.dag(&dags::for_each(WIDTH))?;
+    let new = bed.run(TENANT, &dag)?;
+    let items: Vec<usize> = (0..WIDTH).collect();
+    let new = NewRun { params: json!({ "items": items }), ..new };
+    bed.store.create_run(&new).await?;
+    let session = SessionId::from_uuid(Uuid::now_v7());
+    bed.store.open_session(&NewSession { session, kind: "bench", ttl: Duration::from_secs(60) }).await?;
+    let request = ClaimRequest { session, scope: ClaimScope::Any, limit: 1, lately: BTreeMap::new() };
+    let claims = bed.store.claim(&request).await?;
+    let outcome = || Outcome::Succeeded { outputs: json!({}), registry: Vec::new() };
+    let finish = |claim: &Claim| Finish {
+        identity: claim.identity.clone(),
+        session,
+        outcome: outcome(),
+        artifacts: Vec::new(),
+        inputs: Vec::new(),
+        memo: None,
+    };
+    let (before, started) = (bed.store.commits(), Instant::now());
+    bed.store.finish(&claims.iter().map(finish).collect::<Vec<_>>(), None).await?;
+    let created = started.elapsed().as_secs_f64();
+    let commits = bed.store.commits() - before;
+    let last = TaskId::parse("last").map_err(|error| Failure::usage(error.to_string()))?;
+    let (mut shown, mut asked) = (Vec::new(), Vec::new());
+    for _ in 0..REPEATS {
+        let started = Instant::now();
+        bed.store.run_summary(&new.tenant, new.run).await?;
+        bed.store.task_groups(&new.tenant, new.run).await?;
+        shown.push(started.elapsed().as_secs_f64() * 1e3);
+        let started = Instant::now();
+        bed.store.why(&new.tenant, new.run, &last, None).await?;
+        asked.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    bed.store.close_session(session).await?;
+    let more = vec![
+        ("created_seconds", json!(created)),
+        ("show_ms", json!(quantile(&mut shown, 0.5))),
+        ("why_ms", json!(quantile(&mut asked, 0.5))),
+    ];
+    Ok(Measured { tasks: WIDTH, runs: 1, seconds: created, commits, more, ..Measured::default() })
 }
 
 /// The value below which a share of the samples lies.

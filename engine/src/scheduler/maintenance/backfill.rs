@@ -1,6 +1,6 @@
 //! Backfills: their next runs are made, some hundreds at a time; those whose runs have ended are completed.
 
-use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use uuid::Uuid;
@@ -10,34 +10,34 @@ use crate::id::RunId;
 use crate::launch::{LaunchError, Launcher, Request};
 use crate::store::{AlertKind, BackfillChunk, NewAlert, NewRun, PastFire, RunKind, Store, StoreError};
 
+/// The most that one round takes: what comes due meanwhile must not wait longer.
+const ROUND: Duration = Duration::from_secs(2);
+
 /// One round. Returns how many runs were made.
 ///
 /// # Errors
 /// The store's.
 pub async fn run_once(store: &Store, launcher: &Launcher) -> Result<usize, StoreError> {
+    let started = Instant::now();
     let mut made = 0;
-    let mut waiting = BTreeSet::new();
-    loop {
-        let chunks = store.backfill_chunks().await?;
-        let open: Vec<_> = chunks.into_iter().filter(|chunk| !waiting.contains(&chunk.id)).collect();
-        if open.is_empty() {
-            break;
-        }
-        for chunk in &open {
-            match runs(chunk, launcher) {
-                Ok(runs) => match store.make_backfill_runs(chunk, &runs).await? {
-                    Some(count) => made += count,
-                    // Paused, or the tenant's queue is full: the next round looks again.
-                    None => {
-                        waiting.insert(chunk.id);
+    let mut left = store.unfinished_backfills().await?;
+    while !left.is_empty() && started.elapsed() < ROUND {
+        let mut open = Vec::new();
+        // One chunk of each in turn: a long backfill does not keep a short one waiting.
+        for (tenant, id) in left {
+            let Some(chunk) = store.backfill_chunk(&tenant, id).await? else { continue };
+            match runs(&chunk, launcher) {
+                Ok(runs) => {
+                    // None: paused, or the tenant's queue is full. The next round looks again.
+                    if let Some(count) = store.make_backfill_runs(&chunk, &runs).await? {
+                        made += count;
+                        open.push((tenant, id));
                     }
-                },
-                Err(error) => {
-                    waiting.insert(chunk.id);
-                    tell(store, chunk, &error).await?;
                 }
+                Err(error) => tell(store, &chunk, &error).await?,
             }
         }
+        left = open;
     }
     store.complete_backfills().await?;
     Ok(made)

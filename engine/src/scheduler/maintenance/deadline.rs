@@ -17,10 +17,6 @@ use crate::store::{AlertKind, NewAlert, Store, StoreError};
 pub async fn run_once(store: &Store) -> Result<(), StoreError> {
     let mut histories = BTreeMap::new();
     for it in store.timed_runs().await? {
-        if it.now > it.deadline {
-            missed(store, &it.tenant, &it.dag.id, it.run).await?;
-            continue;
-        }
         let pair = (it.tenant.clone(), it.dag.id.clone());
         if !histories.contains_key(&pair) {
             histories.insert(pair.clone(), store.durations(&it.tenant, &it.dag.id).await?);

@@ -15,12 +15,12 @@ use crate::launch::{LaunchError, Launcher, Request};
 use crate::plan::Micros;
 use crate::schedule::Fire;
 use crate::scheduler::subscribe::timetable;
-use crate::store::{AlertKind, DueSchedule, Fired, NewAlert, NewRun, RunKind, Store, StoreError};
+use crate::store::{AlertKind, DueSchedule, FireOutcome, Fired, NewAlert, NewRun, RunKind, Store, StoreError};
 
 /// Schedules that one look takes.
-const AT_ONCE: usize = 250;
+const AT_ONCE: usize = 200;
 /// Runs that one look makes for one schedule; a long catch-up takes several.
-const RUNS_AT_ONCE: usize = 100;
+const RUNS_AT_ONCE: usize = 10;
 /// After this long a schedule whose runs could not be made is looked at again.
 const AGAIN: Micros = 60 * 1_000_000;
 /// The seed of runs that nobody asked for by hand: that of `headworks run`.
@@ -58,11 +58,14 @@ impl Firing {
         }
         let looks: Vec<Look> = due.iter().map(|schedule| look(schedule, launcher, now)).collect();
         let fired: Vec<Fired> = looks.iter().map(|look| look.fired.clone()).collect();
-        let outcome = store.fire(&fired, now).await?;
-        for (tenant, dag) in &outcome.deferred {
-            tracing::warn!(%tenant, %dag, "as many runs are queued as may; what is due waits");
-        }
+        let outcome = write(store, &fired, now).await?;
         self.tell(store, &looks).await?;
+        for (tenant, dag) in &outcome.deferred {
+            let message = format!("as many runs of {tenant} are queued as may; what is due of {dag} waits");
+            let (subject, detail) = ("queued_runs", json!({}));
+            let kind = AlertKind::QuotaExceeded;
+            store.raise_alerts(&[NewAlert { tenant, dag, kind, subject, run: None, message, detail }]).await?;
+        }
         Ok((outcome.made.len(), due.len() == AT_ONCE))
     }
 
@@ -101,6 +104,39 @@ fn alert(fired: &Fired, kind: AlertKind, message: String, detail: Value) -> NewA
     NewAlert { tenant: &fired.tenant, dag: &fired.dag, kind, subject: "schedule", run: None, message, detail }
 }
 
+/// Writes all looks at once; where one of them can not be written, each for itself, so that it holds up
+/// nobody else.
+async fn write(store: &Store, fired: &[Fired], now: Micros) -> Result<FireOutcome, StoreError> {
+    let error = match store.fire(fired, now).await {
+        Err(error) if !error.is_unavailable() && fired.len() > 1 => error,
+        result => return result,
+    };
+    tracing::warn!(%error, "can not write what is due at once; writing each for itself");
+    let mut outcome = FireOutcome::default();
+    for it in fired {
+        match store.fire(std::slice::from_ref(it), now).await {
+            Ok(made) => {
+                outcome.made.extend(made.made);
+                outcome.deferred.extend(made.deferred);
+            }
+            Err(error) if error.is_unavailable() => return Err(error),
+            Err(error) => {
+                let message = format!("no run of {} can be made for {}: {}", it.dag, it.tenant, chain(&error));
+                store.raise_alerts(&[alert(it, AlertKind::LaunchFailed, message, json!({}))]).await?;
+                let again = Fired {
+                    runs: Vec::new(),
+                    last_fire: None,
+                    next_at: Some(now + AGAIN),
+                    owed_at: it.owed_at.or(Some(now)),
+                    ..it.clone()
+                };
+                store.fire(&[again], now).await?;
+            }
+        }
+    }
+    Ok(outcome)
+}
+
 /// What a schedule owes at `now`.
 fn look(schedule: &DueSchedule, launcher: &Launcher, now: Micros) -> Look {
     let mut fired = Fired {
@@ -110,6 +146,7 @@ fn look(schedule: &DueSchedule, launcher: &Launcher, now: Micros) -> Look {
         runs: Vec::new(),
         last_fire: None,
         next_at: Some(now + AGAIN),
+        owed_at: schedule.owed_at.or(Some(now)),
     };
     let table = match timetable(&schedule.rule) {
         Ok(table) => table,
@@ -120,13 +157,22 @@ fn look(schedule: &DueSchedule, launcher: &Launcher, now: Micros) -> Look {
     };
     // Jitter moves when a run is made, never what it is about.
     let jitter = table.schedule().jitter(&fired.dag, &fired.tenant);
-    let due = table.due(schedule.last_fire, schedule.since, now - jitter, RUNS_AT_ONCE);
+    // What was due when a run could not be made is owed, whatever the policy for catch-up says of it now.
+    let then = schedule.owed_at.map_or(now, |owed| owed.min(now));
+    let due = table.due(schedule.last_fire, schedule.since, then - jitter, RUNS_AT_ONCE);
     match runs(schedule, launcher, &due.fires, jitter) {
         Ok(runs) => {
             let newest = due.fires.last().map(|fire| fire.at);
             fired.runs = runs;
-            fired.last_fire = newest.or((due.dropped > 0).then_some(now - jitter));
-            fired.next_at = due.next.map(|next| next.saturating_add(jitter));
+            fired.last_fire = newest.or((due.dropped > 0).then_some(then - jitter));
+            // A long catch-up queues behind everybody else's fires of this moment.
+            fired.next_at = due.next.map(|next| next.saturating_add(jitter).max(now));
+            let is_paid = due.next.is_none_or(|next| next.saturating_add(jitter) > then);
+            fired.owed_at = schedule.owed_at.filter(|_| !is_paid);
+            if schedule.owed_at.is_some() && is_paid {
+                // And now for what has come due since.
+                fired.next_at = Some(now);
+            }
             Look { fired, dropped: due.dropped, failure: None }
         }
         Err(error) => {

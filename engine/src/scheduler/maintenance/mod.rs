@@ -7,4 +7,5 @@ pub mod expire;
 pub mod fire;
 pub mod reap;
 pub mod reconcile;
+pub mod retention;
 pub mod trigger;

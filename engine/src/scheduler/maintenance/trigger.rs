@@ -19,6 +19,9 @@ use crate::plan::Micros;
 use crate::schedule::parse_duration;
 use crate::store::{AlertKind, Arrived, NewAlert, RunKind, Source, Store, StoreError, Waiting};
 
+/// A transaction that ended longer ago is seen by everybody.
+const SETTLED: Micros = 60 * 1_000_000;
+
 /// What a DAG waits for.
 struct On {
     sources: Vec<Source>,
@@ -60,17 +63,25 @@ pub async fn run_once(store: &Store, launcher: &Launcher) -> Result<usize, Store
         for source in &on.sources {
             lists.push(VecDeque::from(store.arrivals(&waiting, source).await?));
         }
-        for found in matches(lists, on.any, on.within) {
-            made += usize::from(make(store, launcher, &waiting, &found).await?);
+        for found in matches(lists, on.any, (on.within, waiting.now - SETTLED)) {
+            // One that can not be made waits for its mending, and so do those behind it.
+            let Some(is_run) = make(store, launcher, &waiting, &found).await? else { break };
+            made += usize::from(is_run);
         }
     }
     Ok(made)
 }
 
-async fn make(store: &Store, launcher: &Launcher, waiting: &Waiting, found: &Match) -> Result<bool, StoreError> {
+/// Makes the run of a match, or lets go of what came too early. `None` = it can not be made now.
+async fn make(
+    store: &Store,
+    launcher: &Launcher,
+    waiting: &Waiting,
+    found: &Match,
+) -> Result<Option<bool>, StoreError> {
     if !found.is_run {
         store.use_up(waiting, &found.used, None).await?;
-        return Ok(false);
+        return Ok(Some(false));
     }
     let at = found.used.iter().map(|it| it.at).max().unwrap_or_default();
     let interval = found.used.first().and_then(|it| it.interval);
@@ -88,7 +99,7 @@ async fn make(store: &Store, launcher: &Launcher, waiting: &Waiting, found: &Mat
         start_at: 0,
     };
     match launcher.prepare(request) {
-        Ok(run) => store.use_up(waiting, &found.used, Some(&run)).await,
+        Ok(run) => Ok(store.use_up(waiting, &found.used, Some(&run)).await?.then_some(true)),
         Err(error) => {
             // Nothing is used up: the next round tries again.
             let (tenant, dag) = (&waiting.tenant, &waiting.dag.id);
@@ -97,13 +108,14 @@ async fn make(store: &Store, launcher: &Launcher, waiting: &Waiting, found: &Mat
             let kind = AlertKind::LaunchFailed;
             let alert = NewAlert { tenant, dag, kind, subject: "trigger", run: None, message, detail };
             store.raise_alerts(&[alert]).await?;
-            Ok(false)
+            Ok(None)
         }
     }
 }
 
-/// What belongs together of the sources' arrivals, each list the oldest first.
-fn matches(mut lists: Vec<VecDeque<Arrived>>, any: bool, within: Option<Duration>) -> Vec<Match> {
+/// What belongs together of the sources' arrivals, each list the oldest first. One that came too early is
+/// let go of only once it came before `settled`: a partner may have ended earlier and be seen later.
+fn matches(mut lists: Vec<VecDeque<Arrived>>, any: bool, (within, settled): (Option<Duration>, Micros)) -> Vec<Match> {
     if any {
         let mut all: Vec<Arrived> = lists.into_iter().flatten().collect();
         all.sort_by_key(|it| (it.at, it.run));
@@ -117,6 +129,8 @@ fn matches(mut lists: Vec<VecDeque<Arrived>>, any: bool, within: Option<Duration
         if newest - oldest <= within {
             let used = lists.iter_mut().filter_map(VecDeque::pop_front).collect();
             found.push(Match { used, is_run: true });
+        } else if oldest >= settled {
+            break;
         } else if let Some(list) = lists.iter_mut().find(|list| list.front().is_some_and(|it| it.at == oldest)) {
             found.push(Match { used: list.pop_front().into_iter().collect(), is_run: false });
         }
@@ -143,17 +157,20 @@ mod tests {
     #[test]
     fn all_sources_have_to_arrive_within_the_window() {
         let seconds = Duration::from_micros(10);
-        let found = matches(vec![list("a", &[1, 100, 200]), list("b", &[95, 205, 300])], false, Some(seconds));
+        let found =
+            matches(vec![list("a", &[1, 100, 200]), list("b", &[95, 205, 300])], false, (Some(seconds), Micros::MAX));
         assert_eq!(shown(&found), [(vec![1], false), (vec![100, 95], true), (vec![200, 205], true)]);
-        let found = matches(vec![list("a", &[1, 100]), list("b", &[95])], false, None);
+        let early = matches(vec![list("a", &[1, 100]), list("b", &[95])], false, (Some(seconds), 1));
+        assert_eq!(shown(&early), [], "what came just now may still find its partner");
+        let found = matches(vec![list("a", &[1, 100]), list("b", &[95])], false, (None, 0));
         assert_eq!(shown(&found), [(vec![1, 95], true)], "without a window they pair in order");
-        assert_eq!(shown(&matches(vec![list("a", &[1]), list("b", &[])], false, None)), []);
-        assert_eq!(shown(&matches(Vec::new(), false, None)), []);
+        assert_eq!(shown(&matches(vec![list("a", &[1]), list("b", &[])], false, (None, 0))), []);
+        assert_eq!(shown(&matches(Vec::new(), false, (None, 0))), []);
     }
 
     #[test]
     fn any_arrival_is_enough() {
-        let found = matches(vec![list("a", &[5, 9]), list("b", &[7])], true, None);
+        let found = matches(vec![list("a", &[5, 9]), list("b", &[7])], true, (None, 0));
         assert_eq!(shown(&found), [(vec![5], true), (vec![7], true), (vec![9], true)]);
     }
 }

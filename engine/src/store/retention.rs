@@ -1,0 +1,240 @@
+//! What is kept no longer: runs with all that belongs to them, artifacts, events.
+//!
+//! Rows go first, some hundreds per transaction, then the objects that no row names any more; a crash in
+//! between leaves orphans, which the same chore collects. A run whose model serves or may serve again is
+//! kept whatever its age, and so is an object that a younger run links to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use serde_json::json;
+
+use super::dialect::Kind;
+use super::rows::{self, param};
+use super::tx::{Tx, Write};
+use super::{Store, StoreError, tx};
+use crate::id::{RunId, TenantId};
+use crate::plan::Micros;
+use crate::tenant::Retention;
+
+/// Runs, or runs' artifacts, that one transaction deletes.
+const RUNS_AT_ONCE: u32 = 100;
+/// Events that one transaction deletes.
+const EVENTS_AT_ONCE: u32 = 10_000;
+
+/// A run that may go: it has ended, and none of its models serves or may serve again.
+const MAY_GO: &str = "u.tenant = $1 AND u.finished_at < $2 AND u.state IN ('succeeded', 'failed', 'canceled') \
+     AND NOT EXISTS (SELECT 1 FROM model_version m WHERE m.tenant = u.tenant AND m.run = u.run \
+     AND m.status <> 'archived')";
+
+/// Tables whose rows belong to a run, by (tenant, run).
+const OF_A_RUN: [&str; 7] =
+    ["run_document", "task_instance", "attempt", "event", "artifact", "attempt_input", "trigger_use"];
+
+impl Store {
+    /// Every tenant with what its file says about keeping.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn retentions(&self) -> Result<Vec<(TenantId, Retention)>, StoreError> {
+        let sql = "SELECT tenant, retention FROM tenant ORDER BY tenant";
+        let found = tx::read(&self.db, "read what is kept", sql, vec![]).await?;
+        let one = |row| {
+            let retention = rows::parse(row, "retention", |text| serde_json::from_str::<Retention>(text))?;
+            Ok((rows::parse(row, "tenant", TenantId::parse)?, retention))
+        };
+        found.iter().map(one).collect()
+    }
+
+    /// Deletes some of a tenant's runs that ended before `before`. Returns how many, and the keys that no
+    /// row names any more.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn delete_runs(&self, tenant: &TenantId, before: Micros) -> Result<(usize, Vec<String>), StoreError> {
+        self.write(&DeleteRuns { tenant, before }).await
+    }
+
+    /// Deletes the artifacts of some of a tenant's runs that ended before `before`; the runs stay. Returns
+    /// how many runs, and the keys that no row names any more.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn delete_artifacts(
+        &self,
+        tenant: &TenantId,
+        before: Micros,
+    ) -> Result<(usize, Vec<String>), StoreError> {
+        self.write(&DeleteArtifacts { tenant, before }).await
+    }
+
+    /// Deletes some events of a tenant's runs that ended before `before`. Returns how many.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn delete_events(&self, tenant: &TenantId, before: Micros) -> Result<u64, StoreError> {
+        self.write(&DeleteEvents { tenant, before }).await
+    }
+
+    /// Of runs, those that are there, each with the moment of its end if it has ended.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn known_runs(
+        &self,
+        tenant: &TenantId,
+        runs: &[RunId],
+    ) -> Result<BTreeMap<RunId, Option<Micros>>, StoreError> {
+        let named = runs.iter().map(|run| json!({ "run": run.to_string() })).collect();
+        let sql = format!(
+            "SELECT u.run, CASE WHEN u.state IN ('succeeded', 'failed', 'canceled') THEN u.finished_at END AS ended \
+             FROM {} JOIN run u ON u.tenant = $2 AND u.run = r.run",
+            self.dialect.rows(1, &[("run", Kind::Text)])
+        );
+        let values = vec![param(named), tenant.to_string().into()];
+        let found = tx::read(&self.db, "look runs up", &sql, values).await?;
+        found.iter().map(|row| Ok((rows::parse(row, "run", RunId::parse)?, rows::get(row, "ended")?))).collect()
+    }
+
+    /// The keys below a run's folder that rows of any run name.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn named_keys(&self, tenant: &TenantId, keys: &[String]) -> Result<BTreeSet<String>, StoreError> {
+        let named = keys.iter().map(|key| json!({ "key": key })).collect();
+        let sql = format!(
+            "SELECT DISTINCT a.key FROM {} JOIN artifact a ON a.tenant = $2 AND a.key = r.key",
+            self.dialect.rows(1, &[("key", Kind::Text)])
+        );
+        let values = vec![param(named), tenant.to_string().into()];
+        let found = tx::read(&self.db, "look keys up", &sql, values).await?;
+        found.iter().map(|row| rows::get(row, "key")).collect()
+    }
+}
+
+/// Locks nothing: what has ended and is that old is moved by nobody but a rerun, whose lock the deletion of
+/// the run's row waits for, and which then finds no run.
+async fn runs(tx: &Tx, sql: &str, tenant: &TenantId, before: Micros) -> Result<sea_orm::Value, StoreError> {
+    let found = tx.all("read what is kept no longer", sql, vec![tenant.to_string().into(), before.into()]).await?;
+    let ids: Result<Vec<_>, StoreError> =
+        found.iter().map(|row| Ok(json!({ "run": rows::get::<String>(row, "run")? }))).collect();
+    Ok(param(ids?))
+}
+
+fn count(ids: &sea_orm::Value) -> usize {
+    let text = if let sea_orm::Value::String(Some(text)) = ids { text.as_str() } else { "[]" };
+    serde_json::from_str::<Vec<serde_json::Value>>(text).map_or(0, |ids| ids.len())
+}
+
+/// Deletes the artifact rows of runs, and the memo keys that led to them; returns the keys that no other row names.
+async fn artifacts(tx: &Tx, tenant: &TenantId, ids: &sea_orm::Value) -> Result<Vec<String>, StoreError> {
+    let source = tx.dialect.rows(1, &[("run", Kind::Text)]);
+    let values = || vec![ids.clone(), tenant.to_string().into()];
+    let sql = format!("DELETE FROM artifact WHERE tenant = $2 AND run IN (SELECT r.run FROM {source}) RETURNING key");
+    let found = tx.all("delete artifacts", &sql, values()).await?;
+    let keys: Vec<String> = found.iter().map(|row| rows::get(row, "key")).collect::<Result<_, _>>()?;
+    let sql = format!("DELETE FROM memo WHERE tenant = $2 AND run IN (SELECT r.run FROM {source})");
+    tx.execute("delete memo keys", &sql, values()).await?;
+    let named = keys.iter().map(|key| json!({ "key": key })).collect();
+    let sql = format!(
+        "SELECT DISTINCT a.key FROM {} JOIN artifact a ON a.tenant = $2 AND a.key = r.key",
+        tx.dialect.rows(1, &[("key", Kind::Text)])
+    );
+    let found = tx.all("look keys up", &sql, vec![param(named), tenant.to_string().into()]).await?;
+    let linked: BTreeSet<String> = found.iter().map(|row| rows::get(row, "key")).collect::<Result<_, _>>()?;
+    Ok(keys.into_iter().filter(|key| !linked.contains(key)).collect())
+}
+
+struct DeleteRuns<'a> {
+    tenant: &'a TenantId,
+    before: Micros,
+}
+
+#[async_trait]
+impl Write for DeleteRuns<'_> {
+    type Output = (usize, Vec<String>);
+    const WHAT: &'static str = "delete runs";
+
+    async fn apply(&self, tx: &Tx) -> Result<Self::Output, StoreError> {
+        let sql = format!(
+            "SELECT u.run FROM run u WHERE {MAY_GO} ORDER BY u.finished_at LIMIT {RUNS_AT_ONCE}{}",
+            tx.dialect.lock("u")
+        );
+        let ids = runs(tx, &sql, self.tenant, self.before).await?;
+        let deleted = count(&ids);
+        if deleted == 0 {
+            return Ok((0, Vec::new()));
+        }
+        let keys = artifacts(tx, self.tenant, &ids).await?;
+        let source = tx.dialect.rows(1, &[("run", Kind::Text)]);
+        for table in OF_A_RUN {
+            let column = if table == "trigger_use" { "source_run" } else { "run" };
+            let sql = format!("DELETE FROM {table} WHERE tenant = $2 AND {column} IN (SELECT r.run FROM {source})");
+            tx.execute(Self::WHAT, &sql, vec![ids.clone(), self.tenant.to_string().into()]).await?;
+        }
+        let sql = format!("DELETE FROM run WHERE tenant = $2 AND run IN (SELECT r.run FROM {source})");
+        tx.execute(Self::WHAT, &sql, vec![ids, self.tenant.to_string().into()]).await?;
+        tx.all_of(Vec::new()).await?;
+        Ok((deleted, keys))
+    }
+}
+
+struct DeleteArtifacts<'a> {
+    tenant: &'a TenantId,
+    before: Micros,
+}
+
+#[async_trait]
+impl Write for DeleteArtifacts<'_> {
+    type Output = (usize, Vec<String>);
+    const WHAT: &'static str = "delete artifacts";
+
+    async fn apply(&self, tx: &Tx) -> Result<Self::Output, StoreError> {
+        let sql = format!(
+            "SELECT u.run FROM run u WHERE {MAY_GO} AND EXISTS (SELECT 1 FROM artifact a WHERE a.tenant = u.tenant \
+             AND a.run = u.run) ORDER BY u.finished_at LIMIT {RUNS_AT_ONCE}{}",
+            tx.dialect.lock("u")
+        );
+        let ids = runs(tx, &sql, self.tenant, self.before).await?;
+        let deleted = count(&ids);
+        if deleted == 0 {
+            return Ok((0, Vec::new()));
+        }
+        let keys = artifacts(tx, self.tenant, &ids).await?;
+        tx.all_of(Vec::new()).await?;
+        Ok((deleted, keys))
+    }
+}
+
+struct DeleteEvents<'a> {
+    tenant: &'a TenantId,
+    before: Micros,
+}
+
+#[async_trait]
+impl Write for DeleteEvents<'_> {
+    type Output = u64;
+    const WHAT: &'static str = "delete events";
+
+    async fn apply(&self, tx: &Tx) -> Result<u64, StoreError> {
+        let sql = format!(
+            "SELECT u.run FROM run u WHERE {MAY_GO} AND EXISTS (SELECT 1 FROM event e WHERE e.tenant = u.tenant \
+             AND e.run = u.run) ORDER BY u.finished_at LIMIT {RUNS_AT_ONCE}"
+        );
+        let ids = runs(tx, &sql, self.tenant, self.before).await?;
+        let source = tx.dialect.rows(1, &[("run", Kind::Text)]);
+        let row = match tx.dialect {
+            super::dialect::Dialect::Sqlite => "rowid",
+            super::dialect::Dialect::Postgres => "ctid",
+        };
+        let sql = format!(
+            "DELETE FROM event WHERE {row} IN (SELECT {row} FROM event WHERE tenant = $2 \
+             AND run IN (SELECT r.run FROM {source}) LIMIT {EVENTS_AT_ONCE})"
+        );
+        let deleted = tx.execute(Self::WHAT, &sql, vec![ids, self.tenant.to_string().into()]).await?;
+        if deleted > 0 {
+            tx.all_of(Vec::new()).await?;
+        }
+        Ok(deleted)
+    }
+}
