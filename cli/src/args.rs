@@ -55,6 +55,9 @@ pub(crate) enum Command {
     Why(WhyArgs),
     /// Run again what failed in a run that has ended, and all that depends on it; executed here to its end.
     Retry(RetryArgs),
+    /// Make a new run from what an ended one was pinned to, taking over what need not run; executed here to its
+    /// end.
+    Replay(ReplayArgs),
     /// Look at what runs published.
     #[command(subcommand)]
     Artifacts(ArtifactsCommand),
@@ -374,6 +377,55 @@ pub(crate) struct RetryArgs {
     pub(crate) tenant: Option<String>,
 }
 
+/// `headworks replay`
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("what").required(true))]
+pub(crate) struct ReplayArgs {
+    /// The run's id, or at least its first eight characters.
+    pub(crate) run: String,
+    /// What did not end well, and all below it.
+    #[arg(long, value_enum, group = "what")]
+    pub(crate) from: Option<ReplayFrom>,
+    /// This task, and all below it; `train[2]` for an element of a matrix.
+    #[arg(long, group = "what")]
+    pub(crate) task: Option<String>,
+    /// Everything.
+    #[arg(long, group = "what")]
+    pub(crate) all: bool,
+    /// What the run was pinned to, or the DAG, the tenant's file and the documents as they are now. Then what
+    /// has changed runs, too.
+    #[arg(long, value_enum, default_value_t = ReplayVersion::Pinned)]
+    pub(crate) version: ReplayVersion,
+    /// A parameter in place of the earlier run's, as name=value; again for more. Only with --version latest.
+    #[arg(long = "param", value_name = "NAME=VALUE")]
+    pub(crate) params: Vec<String>,
+    /// Say what would run, what would be reused, and why; change nothing.
+    #[arg(long)]
+    pub(crate) plan: bool,
+    /// Compare what comes out with what came out then; nothing is promoted. Exit code 4 unless all is identical.
+    #[arg(long, conflicts_with = "plan")]
+    pub(crate) verify: bool,
+    /// Whose run it is.
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+}
+
+/// Where a replay begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReplayFrom {
+    /// At what did not end well.
+    Failed,
+}
+
+/// What a replay is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReplayVersion {
+    /// What the earlier run was pinned to.
+    Pinned,
+    /// What there is now.
+    Latest,
+}
+
 /// `headworks artifacts`
 #[derive(Debug, Subcommand)]
 pub(crate) enum ArtifactsCommand {
@@ -400,6 +452,65 @@ pub(crate) enum ArtifactsCommand {
         #[arg(long)]
         tenant: Option<String>,
     },
+    /// Read every object of a run, or of all runs, and name those that are missing or are not what was published.
+    /// Exit code 4 if there is one.
+    Verify {
+        /// The run's id, or at least its first eight characters [default: all runs].
+        run: Option<String>,
+        /// Of one tenant.
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// Show what an artifact was made from, and what was made from it, through all runs.
+    Lineage(LineageArgs),
+    /// Find the first of the runs between two whose artifact is bad, by halves.
+    Bisect(BisectArgs),
+}
+
+/// `headworks artifacts lineage`
+#[derive(Debug, clap::Args)]
+pub(crate) struct LineageArgs {
+    /// The run's id, or at least its first eight characters.
+    pub(crate) run: String,
+    /// The task that made it; `train[2]` for an element of a matrix.
+    pub(crate) task: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// Only what it was made from.
+    #[arg(long, conflicts_with = "down")]
+    pub(crate) up: bool,
+    /// Only what was made from it.
+    #[arg(long)]
+    pub(crate) down: bool,
+    /// How to show it.
+    #[arg(long, value_enum, default_value_t = GraphFormat::Text)]
+    pub(crate) format: GraphFormat,
+    /// Whose run it is.
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+}
+
+/// `headworks artifacts bisect`
+#[derive(Debug, clap::Args)]
+pub(crate) struct BisectArgs {
+    /// The task that makes it; `train[2]` for an element of a matrix.
+    pub(crate) task: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// A run of which it is known to be good.
+    #[arg(long, value_name = "RUN")]
+    pub(crate) good: String,
+    /// A later run of the same DAG of which it is known to be bad.
+    #[arg(long, value_name = "RUN")]
+    pub(crate) bad: String,
+    /// A program that judges it, with its arguments, run without a shell on a checked copy, whose path is added
+    /// as the last argument: 0 = good, 125 = can not tell, any other code = bad. Comes last. Without it, good is
+    /// what has the digest of the good run's.
+    #[arg(long, value_name = "PROGRAM", num_args = 1.., allow_hyphen_values = true)]
+    pub(crate) check: Vec<String>,
+    /// Whose runs they are.
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
 }
 
 /// `headworks models`

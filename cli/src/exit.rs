@@ -16,6 +16,7 @@ use engine::config::ConfigError;
 use engine::dag::Diagnostics;
 use engine::executor::ExecutorError;
 use engine::launch::LaunchError;
+use engine::replay::ReplayError;
 use engine::store::StoreError;
 use serde_json::json;
 
@@ -137,6 +138,22 @@ impl From<ConfigError> for Failure {
 impl From<LaunchError> for Failure {
     fn from(error: LaunchError) -> Self {
         Self::of(2, "usage", &error)
+    }
+}
+
+impl From<ReplayError> for Failure {
+    fn from(error: ReplayError) -> Self {
+        match error {
+            ReplayError::Store(error) => Self::from(error),
+            ReplayError::Artifact(error) => Self::from(error),
+            ReplayError::Nothing { .. } => Self::of(2, "nothing_to_replay", &error)
+                .hint("--all runs everything again; --task T one task and all below it"),
+            ReplayError::Blocked { ref instance, .. } => {
+                let task = &instance.task;
+                Self::of(4, "replay_blocked", &error)
+                    .hint(format!("--plan shows all of them; --task {task} makes it anew, with all below it"))
+            }
+        }
     }
 }
 

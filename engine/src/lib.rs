@@ -13,6 +13,7 @@ pub mod id;
 pub mod launch;
 pub mod plan;
 pub mod registry;
+pub mod replay;
 pub mod run;
 pub mod schedule;
 pub mod scheduler;

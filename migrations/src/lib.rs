@@ -6,6 +6,7 @@
 
 mod m0001_initial;
 mod m0002_schedules;
+mod m0003_memo;
 
 use sea_orm_migration::prelude::*;
 
@@ -16,6 +17,6 @@ pub struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_initial::Migration), Box::new(m0002_schedules::Migration)]
+        vec![Box::new(m0001_initial::Migration), Box::new(m0002_schedules::Migration), Box::new(m0003_memo::Migration)]
     }
 }

@@ -171,6 +171,7 @@ impl TaskBench {
         TaskContext::new(TaskContextParts {
             identity: identity(&instance("task"), Epoch(epoch)),
             facts: RunFacts {
+                run_id: identity(&instance("task"), Epoch(epoch)).run.to_string(),
                 dag_version: "0".repeat(64),
                 params: self.params.clone(),
                 seed: self.seed,

@@ -6,9 +6,13 @@
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
+use arrow::array::{ArrayRef, StringArray, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
-use engine::dag::{InputSpec, OutputSpec};
+use engine::dag::{DependsOn, InputSpec, OutputSpec};
 use engine::id::ArtifactName;
 use engine::task::{ErrorClass, Kinds, Task, TaskContext, TaskError, TaskOutput};
 use schemars::JsonSchema;
@@ -40,6 +44,9 @@ pub struct FakeParams {
     pub fail_first: i64,
     /// Waits until this file exists.
     pub wait_for: Option<String>,
+    /// Publishes `table.parquet`, three rows of which the second is how many bytes this file has, and makes
+    /// the file a byte longer: no two attempts come to the same.
+    pub noise: Option<String>,
 }
 
 /// `kind = "fake"`.
@@ -51,6 +58,8 @@ impl Task for Fake {
     const KIND: &'static str = "fake";
     const CODE_VERSION: u32 = 1;
     const SUMMARY: &'static str = "does what a test tells it to";
+    const DEPENDS_ON: DependsOn = DependsOn::Inputs;
+    const VOLATILE: &'static [&'static str] = &["seconds"];
 
     fn inputs(_with: &Value) -> Vec<InputSpec> {
         vec![InputSpec { name: out(), many: true, optional: true }]
@@ -68,6 +77,9 @@ impl Task for Fake {
         context
             .publish_json("out.json", &json!({ "task": identity.instance.to_string(), "seed": context.seed() }))
             .await?;
+        if let Some(path) = &params.noise {
+            publish_noise(context, path).await?;
+        }
         if params.hang {
             context.cancel().cancelled().await;
             return Err(TaskError::Canceled);
@@ -84,6 +96,21 @@ impl Task for Fake {
         }
         Ok(TaskOutput::new(if params.outputs.is_null() { json!({}) } else { params.outputs }))
     }
+}
+
+async fn publish_noise(context: &TaskContext, path: &str) -> Result<(), TaskError> {
+    note(path, ".");
+    let noise = std::fs::metadata(path).map_or(0, |it| it.len());
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("series", DataType::Utf8, false),
+        Field::new("demand", DataType::UInt64, false),
+    ]));
+    let columns: Vec<ArrayRef> =
+        vec![Arc::new(StringArray::from(vec!["a", "b", "c"])), Arc::new(UInt64Array::from(vec![1, 1_000 + noise, 3]))];
+    let batch = RecordBatch::try_new(Arc::clone(&schema), columns).expect("columns fit the schema");
+    let mut sink = context.parquet("table.parquet", schema)?;
+    sink.write(&batch)?;
+    sink.publish(context).await.map(|_| ())
 }
 
 fn out() -> ArtifactName {

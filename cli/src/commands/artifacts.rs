@@ -7,7 +7,7 @@ use engine::artifact::ArtifactStore;
 use engine::store::{OpenMode, RunView};
 use serde_json::json;
 
-use super::{Session, shapes, tenant};
+use super::{Session, bisect, lineage, shapes, tenant, verify};
 use crate::args::ArtifactsCommand;
 use crate::exit::Failure;
 
@@ -20,6 +20,11 @@ pub(super) async fn run(session: &Session<'_>, command: &ArtifactsCommand) -> Re
             let path = output.clone().unwrap_or_else(|| PathBuf::from(name));
             get(session, &view, (task, name), &path).await?;
         }
+        ArtifactsCommand::Verify { run, tenant: whose } => {
+            return verify::run(session, run.as_deref(), whose.as_deref()).await;
+        }
+        ArtifactsCommand::Lineage(args) => lineage::run(session, args).await?,
+        ArtifactsCommand::Bisect(args) => bisect::run(session, args).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,14 +6,17 @@ mod artifacts;
 pub(crate) mod attempt;
 mod backfill;
 mod bench;
+mod bisect;
 mod cancel;
 mod config;
 mod dag;
 mod db;
 mod events;
+mod lineage;
 mod logs;
 mod models;
 mod outcome;
+mod replay;
 mod retry;
 mod run;
 mod runs;
@@ -23,6 +26,7 @@ mod shapes;
 mod summary;
 mod tenants;
 mod validate;
+mod verify;
 mod why;
 
 use std::process::ExitCode;
@@ -67,6 +71,7 @@ pub(crate) async fn dispatch(args: &Args, output: &Output) -> Result<ExitCode, F
         Command::Runs(command) => runs::run(&session, command).await,
         Command::Why(args) => why::run(&session, args).await,
         Command::Retry(args) => retry::run(&session, args).await,
+        Command::Replay(args) => replay::run(&session, args).await,
         Command::Artifacts(command) => artifacts::run(&session, command).await,
         Command::Models(command) => models::run(&session, command).await,
         Command::Db(command) => db::run(&session, command).await,

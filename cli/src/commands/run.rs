@@ -183,7 +183,7 @@ pub(super) fn settings(session: &Session<'_>) -> Result<Settings, Failure> {
     })
 }
 
-async fn execute(
+pub(super) async fn execute(
     session: &Session<'_>,
     store: &Arc<Store>,
     artifacts: &Arc<ArtifactStore>,

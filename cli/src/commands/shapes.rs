@@ -35,6 +35,7 @@ pub(super) fn run(view: &RunView, offset: u64, report: Option<&str>) -> Value {
 pub(super) fn summary(it: &RunSummary) -> Value {
     json!({
         "run_id": it.run_id.to_string(), "dag": it.dag, "tenant": it.tenant, "kind": it.kind,
+        "parent_run": it.parent_run.map(|run| run.to_string()),
         "state": it.state, "seed": it.seed, "dag_version": it.dag_version,
         "logical_time": it.logical_time, "interval_start": it.interval.as_ref().map(|it| &it.0),
         "interval_end": it.interval.as_ref().map(|it| &it.1), "created_at": it.created_at,

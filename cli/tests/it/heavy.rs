@@ -29,7 +29,11 @@ fn the_main_job_gives_the_same_bytes_on_every_store() {
     assert!(expected.len() >= 8, "panels, features, backtests, models, metrics: {expected:#?}");
     check_judgement(&sqlite);
     check_report(&sqlite);
-    assert_eq!(digests(&run(&first)), expected, "the same seed twice");
+    let second = run(&first);
+    assert_eq!(digests(&second), expected, "the same seed twice");
+    // The first was judged without a champion, the second against the first one's: each is proven as it was.
+    proves(&first, &sqlite);
+    proves(&first, &second);
 
     let (database, server) = (testkit::postgres(), testkit::S3Server::start());
     let mut second = Bench::of_repository();
@@ -39,9 +43,20 @@ fn the_main_job_gives_the_same_bytes_on_every_store() {
     }
     let postgres = run(&second);
     assert_eq!(digests(&postgres), expected, "Postgres and S3");
+    proves(&second, &postgres);
     let id = postgres["run_id"].as_str().expect("an id");
     let copied = second.run(&["artifacts", "get", id, "ingest", "panel.parquet", "--json"]).json(0);
     assert!(second.path("panel.parquet").exists(), "{copied}");
+}
+
+/// Every artifact comes out again to the last bit, the report too, and no model is registered.
+fn proves(bench: &Bench, done: &Value) {
+    let models = bench.run(&["models", "list", "--json"]).json(0);
+    let id = done["run_id"].as_str().expect("an id");
+    let proof = bench.run(&["replay", id, "--all", "--verify", "--json"]).json(0);
+    let tasks = proof["tasks"].as_array().expect("tasks");
+    assert!(tasks.iter().all(|it| it["verdict"] == "identical"), "{proof:#}");
+    assert_eq!(bench.run(&["models", "list", "--json"]).json(0), models);
 }
 
 /// At least three origins, a champion that beats seasonal naive, a decision.

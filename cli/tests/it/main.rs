@@ -9,5 +9,6 @@ mod errors;
 mod heavy;
 mod night;
 mod people;
+mod replay;
 mod resume;
 mod schedule;

@@ -8,6 +8,7 @@
 //! and `bucket`.
 
 mod bucket;
+mod diff;
 mod error;
 mod folder;
 mod key;
@@ -19,6 +20,7 @@ mod store;
 
 use serde::{Deserialize, Serialize};
 
+pub use diff::{Difference, Example, diff, diff_json};
 pub use error::ArtifactError;
 pub use key::KeyPrefix;
 pub use log::LogChunk;
@@ -44,6 +46,22 @@ pub struct ArtifactRef {
     pub rows: Option<u64>,
     /// Digest of the Arrow schema, for Parquet.
     pub schema_digest: Option<Digest>,
+}
+
+/// What became of a published object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// As it was published.
+    Intact,
+    /// Not there.
+    Missing,
+    /// Something else is under its key.
+    Altered {
+        /// The digest of what is there.
+        digest: Digest,
+        /// Its size in bytes.
+        bytes: u64,
+    },
 }
 
 /// What a writer measured while it wrote.

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::folder::{Content, Folder, Put};
 use super::{bucket, folder, key, parquet};
-use crate::artifact::{ArtifactError, ArtifactRef, FileFacts, StoreOptions};
+use crate::artifact::{ArtifactError, ArtifactRef, Condition, FileFacts, StoreOptions};
 use crate::failpoint;
 use crate::id::{ArtifactName, Digest};
 
@@ -154,6 +154,24 @@ impl ArtifactStore {
             Some(found) => compare(&artifact.key, &facts_of(artifact), &found),
             None => Err(ArtifactError::Missing { key: artifact.key.clone() }),
         }
+    }
+
+    /// What is under the key, against what was published.
+    ///
+    /// # Errors
+    /// The store did not answer.
+    pub async fn examine(&self, artifact: &ArtifactRef) -> Result<Condition, ArtifactError> {
+        let path = match self.checked(&artifact.key) {
+            Ok(path) => path,
+            // Also a key that the engine can not have made: nothing of ours is under it.
+            Err(ArtifactError::Missing { .. }) => return Ok(Condition::Missing),
+            Err(error) => return Err(error),
+        };
+        Ok(match self.measure(&artifact.key, &path).await? {
+            None => Condition::Missing,
+            Some(found) if found.digest == artifact.digest && found.bytes == artifact.bytes => Condition::Intact,
+            Some(found) => Condition::Altered { digest: found.digest, bytes: found.bytes },
+        })
     }
 
     /// Keys and sizes of the objects below `prefix` (whole segments; empty for all), in no set order.

@@ -39,6 +39,22 @@ pub struct KindInfo {
     pub does_io: bool,
     /// Where its attempts run unless the DAG says otherwise.
     pub isolation: Isolation,
+    /// What its results hang on beside inputs, documents, parameters and seed.
+    pub depends_on: DependsOn,
+    /// Fields of its outputs that are others in each run, such as seconds and its own artifacts' keys.
+    pub volatile: &'static [&'static str],
+}
+
+/// What a kind's results hang on beside its code, inputs, documents, parameters and seed: decides whether
+/// `cache = true` can be true to its word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DependsOn {
+    /// Nothing else.
+    Inputs,
+    /// The moment and the interval that its run is about, too.
+    Moment,
+    /// Files, databases or a registry that the engine does not pin, or who the run is: never memoized.
+    Outside,
 }
 
 /// An artifact that a kind reads.

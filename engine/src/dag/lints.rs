@@ -10,7 +10,7 @@ use super::bind::{Bound, Ports};
 use super::graph::Links;
 use super::read::Sink;
 use super::spec::{DagSpec, TaskSpec};
-use super::{Diagnostic, KindInfo};
+use super::{DependsOn, Diagnostic, KindInfo};
 use crate::template::{self, is_template};
 
 /// Notes tasks that may run for ever; once for the file, since `[defaults]` mends it once.
@@ -36,6 +36,19 @@ pub(crate) fn no_retries(task: &TaskSpec<'_, '_>, kind: &KindInfo, sink: &mut Si
             Diagnostic::warning("lint::no_retries", task.span.clone(), message)
                 .label("fails at the first hiccup")
                 .help("add retries = { max = 2 } to [defaults] or to the task; retries = 0 says that this is meant"),
+        );
+    }
+}
+
+/// Notes a task whose `cache = true` can not be kept.
+pub(crate) fn cache_without_effect(task: &TaskSpec<'_, '_>, kind: &KindInfo, sink: &mut Sink<'_>) {
+    if task.cache && kind.depends_on == DependsOn::Outside {
+        let message =
+            format!("{} is never memoized: what {} makes hangs on more than its inputs", task.name, kind.name);
+        sink.push(
+            Diagnostic::warning("lint::cache_without_effect", task.span.clone(), message)
+                .label("cache = true has no effect")
+                .help("remove cache = true"),
         );
     }
 }

@@ -150,6 +150,7 @@ fn check_kind<'k>(
     };
     with::check(spec, task, info, sink);
     lints::no_retries(task, info, sink);
+    lints::cache_without_effect(task, info, sink);
     Some(info)
 }
 

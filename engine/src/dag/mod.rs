@@ -36,7 +36,7 @@ use serde_json::Value;
 
 pub use diagnostic::{Diagnostic, DiagnosticRow, Diagnostics, Severity};
 pub use diff::{TaskChange, diff};
-pub use kind::{InputSpec, KindCatalog, KindInfo, OutputSpec, ParamProblem};
+pub use kind::{DependsOn, InputSpec, KindCatalog, KindInfo, OutputSpec, ParamProblem};
 pub use limits::{MAX_DEPTH, MAX_EDGES, MAX_MATRIX_ELEMENTS, MAX_SOURCE_BYTES, MAX_TASKS};
 pub use lower::{lower, lower_bytes};
 pub use schedule_shape::Arrival;

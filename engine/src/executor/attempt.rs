@@ -15,12 +15,12 @@ use uuid::Uuid;
 use super::child::{self, Child};
 use super::handover::{Spec, VERSION};
 use super::log::{Log, LogSender};
-use super::{Settings, failed};
+use super::{Settings, failed, memo};
 use crate::artifact::{ArtifactRef, ArtifactStore};
 use crate::dag::Isolation;
 use crate::id::SessionId;
 use crate::plan::FailureKind;
-use crate::store::{Claim, Finish, Outcome, Store, TenantRegistry, Work};
+use crate::store::{Claim, Finish, Memo, MemoHit, Outcome, Store, TenantRegistry, Work};
 use crate::task::{ErrorClass, Input, Kinds, TaskContext, TaskContextParts, TaskError, TaskOutput};
 use crate::template::render;
 
@@ -38,11 +38,34 @@ pub(super) struct Environment {
 /// Runs a claimed attempt to its report.
 pub(super) async fn execute(environment: &Environment, session: SessionId, claim: Claim, halt: Halt) -> Finish {
     let identity = claim.identity.clone();
-    let (outcome, artifacts, inputs) = match begin(environment, &claim, &halt.cancel).await {
-        Ok(begun) => begun.finish(environment, &halt).await,
+    let begun = begin(environment, &claim, &halt.cancel).await;
+    let memo = begun.as_ref().ok().and_then(Start::memo);
+    let (outcome, artifacts, inputs) = match begun {
+        Ok(Start::Begun(begun)) => begun.finish(environment, &halt).await,
+        Ok(Start::Memoized(linked)) => {
+            let (hit, inputs, _) = *linked;
+            (Outcome::Succeeded { outputs: hit.outputs, registry: Vec::new() }, hit.artifacts, inputs)
+        }
         Err(outcome) => (outcome, Vec::new(), Vec::new()),
     };
-    Finish { identity, session, outcome, artifacts, inputs }
+    Finish { identity, session, outcome, artifacts, inputs, memo }
+}
+
+/// What became of an attempt's beginning.
+enum Start {
+    /// It does its work.
+    Begun(Box<Begun>),
+    /// An earlier result takes its place.
+    Memoized(Box<(MemoHit, Vec<Input>, Memo)>),
+}
+
+impl Start {
+    fn memo(&self) -> Option<Memo> {
+        match self {
+            Self::Begun(begun) => begun.memo,
+            Self::Memoized(linked) => Some(linked.2),
+        }
+    }
 }
 
 /// An attempt under way.
@@ -50,6 +73,7 @@ struct Begun {
     running: Running,
     limit: Option<Duration>,
     inputs: Vec<Input>,
+    memo: Option<Memo>,
     log: Log,
     _scratch: Scratch,
 }
@@ -131,7 +155,7 @@ impl Stop {
     }
 }
 
-async fn begin(environment: &Environment, claim: &Claim, cancel: &CancellationToken) -> Result<Begun, Outcome> {
+async fn begin(environment: &Environment, claim: &Claim, cancel: &CancellationToken) -> Result<Start, Outcome> {
     let work = environment.store.work(claim).await.map_err(|error| match error.is_unavailable() {
         // The task has not begun, and is not to blame: whoever reaches the store begins it.
         true => failed(FailureKind::HandedBack, ErrorClass::System, chain(&error)),
@@ -140,6 +164,11 @@ async fn begin(environment: &Environment, claim: &Claim, cancel: &CancellationTo
     let task = work.task().map_err(|error| permanent(chain(&error)))?;
     let with = render(&task.with, &work.scope).map_err(|error| permanent(format!("with: {error}")))?;
     let (kind, isolation) = (task.kind.clone(), task.isolation);
+    let with = or_empty(with);
+    let memo = match memo::look(environment, &work, &with).await {
+        Some((memo, Some(hit))) => return Ok(Start::Memoized(Box::new((hit, work.inputs, memo)))),
+        other => other.map(|(memo, _)| memo),
+    };
     // Whichever comes first: the limit of an attempt, or what is left of the limit over all of them.
     let left = claim.end_by.map(|by| Duration::from_micros(u64::try_from(by - environment.store.now()).unwrap_or(0)));
     let limit = task.timeouts.attempt.into_iter().chain(left).min();
@@ -147,12 +176,12 @@ async fn begin(environment: &Environment, claim: &Claim, cancel: &CancellationTo
     let inputs = work.inputs.clone();
     let prefix = claim.identity.key_prefix();
     let log = Log::open(&environment.artifacts, prefix, environment.settings.attempts.log_bytes);
-    let started = (kind, or_empty(with));
+    let started = (kind, with);
     let running = match isolation {
         Isolation::Inline => Running::Inline(inline(environment, work, started, &scratch.0, (cancel, &log))),
         Isolation::Process => Running::Process(process(environment, work, started, &scratch.0, &log.sender())?),
     };
-    Ok(Begun { running, limit, inputs, log, _scratch: scratch })
+    Ok(Start::Begun(Box::new(Begun { running, limit, inputs, memo, log, _scratch: scratch })))
 }
 
 fn transient(message: String) -> Outcome {
@@ -180,7 +209,7 @@ fn inline(
         project_root: environment.settings.project_root.clone(),
         scratch: scratch.to_owned(),
         artifacts: Arc::clone(&environment.artifacts),
-        registry: Arc::new(TenantRegistry::new(Arc::clone(&environment.store), tenant)),
+        registry: Arc::new(TenantRegistry::new(Arc::clone(&environment.store), tenant, work.registry_at)),
         log: log.sender(),
         cancel: cancel.clone(),
     }));
@@ -209,6 +238,7 @@ fn process(
         kind,
         with,
         facts: work.facts,
+        registry_at: work.registry_at,
         seed: work.claim.seed,
         inputs: work.inputs,
         documents: work.documents,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::artifact::{ArtifactRef, StoreOptions};
-use crate::plan::FailureKind;
+use crate::plan::{FailureKind, Micros};
 use crate::registry::RegistryChange;
 use crate::store::Outcome;
 use crate::task::{AttemptIdentity, ErrorClass, Input, RunFacts};
@@ -48,6 +48,8 @@ pub(super) struct Spec {
     /// Rendered.
     pub(super) with: Value,
     pub(super) facts: RunFacts,
+    /// The model registry is read as it was then.
+    pub(super) registry_at: Option<Micros>,
     pub(super) seed: u64,
     pub(super) inputs: Vec<Input>,
     pub(super) documents: IndexMap<String, String>,

@@ -29,7 +29,7 @@ use super::handover::{Ending, HandBack, ProcessLimits, Spec, VERSION};
 use super::kin::Kin;
 use crate::artifact::{ArtifactError, ArtifactRef, ArtifactStore};
 use crate::id::{ModelName, TenantId};
-use crate::plan::FailureKind;
+use crate::plan::{FailureKind, Micros};
 use crate::registry::{ModelRegistry, ModelVersion, RegistryError};
 use crate::store::{OpenMode, Store, TenantRegistry};
 use crate::task::{AttemptLog, ErrorClass, Kinds, LogStream, TaskContext, TaskContextParts};
@@ -199,6 +199,7 @@ fn context(spec: Spec, kinds: &Kinds, cancel: CancellationToken) -> Result<TaskC
         url: spec.store_url,
         kinds: kinds.clone(),
         tenant: spec.identity.tenant.clone(),
+        at: spec.registry_at,
         opened: OnceCell::new(),
     };
     Ok(TaskContext::new(TaskContextParts {
@@ -222,6 +223,7 @@ struct LazyRegistry {
     url: String,
     kinds: Kinds,
     tenant: TenantId,
+    at: Option<Micros>,
     opened: OnceCell<TenantRegistry>,
 }
 
@@ -231,7 +233,7 @@ impl ModelRegistry for LazyRegistry {
         let open = || async {
             let store = Store::open(&self.url, OpenMode::Read, Arc::new(self.kinds.clone())).await;
             let store = store.map_err(|error| RegistryError(error.into()))?;
-            Ok(TenantRegistry::new(Arc::new(store), self.tenant.clone()))
+            Ok(TenantRegistry::new(Arc::new(store), self.tenant.clone(), self.at))
         };
         self.opened.get_or_try_init(open).await?.champion(name).await
     }

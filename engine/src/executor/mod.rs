@@ -11,6 +11,7 @@ mod handover;
 mod inside;
 mod kin;
 mod log;
+mod memo;
 mod session;
 mod usage;
 

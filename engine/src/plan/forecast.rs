@@ -82,6 +82,8 @@ mod tests {
             documents: &[],
             does_io: false,
             isolation: Isolation::Inline,
+            depends_on: crate::dag::DependsOn::Inputs,
+            volatile: &[],
         };
         lower("x.toml", toml, &Any(kind)).expect("good").0
     }

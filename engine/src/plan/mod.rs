@@ -12,6 +12,7 @@ mod cause;
 mod failure;
 mod forecast;
 mod reason;
+mod replay;
 mod share;
 mod why;
 
@@ -21,6 +22,7 @@ pub use cause::{Cause, Fault, Holder, Link, Moment, SlotLimit};
 pub use failure::{AttemptFailure, FailureKind, FailurePlan, after_failure, retry_delay};
 pub use forecast::{Progress, forecast_end};
 pub use reason::{QueueReason, Reason};
+pub use replay::{PastInstance, ReplayAction, ReplayStep, Selection, plan_replay};
 pub use share::{TenantLoad, share};
 pub use why::{AttemptRecord, Record, Standing, Tallies, TaskTally, Trace, explain, trace};
 

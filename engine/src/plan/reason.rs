@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::dag::{TriggerRule, UpstreamCounts};
+use crate::id::{Digest, RunId};
 use crate::plan::Micros;
 
 /// Why a task instance waits, was skipped, or ended as it did.
@@ -81,6 +82,18 @@ pub enum Reason {
     },
     /// Its run was canceled.
     RunCanceled,
+    /// Its run is a replay, and its result is that of an earlier run.
+    Reused {
+        /// The run that computed it.
+        run: RunId,
+    },
+    /// It was not computed: an earlier task instance had the same memo key (`cache = true`).
+    Memoized {
+        /// The run that computed it.
+        run: RunId,
+        /// The memo key.
+        key: Digest,
+    },
 }
 
 impl Reason {
@@ -102,6 +115,8 @@ impl Reason {
             Self::WorkerLost { .. } => "worker_lost",
             Self::AttemptCrashed { .. } => "attempt_crashed",
             Self::RunCanceled => "run_canceled",
+            Self::Reused { .. } => "reused",
+            Self::Memoized { .. } => "memoized",
         }
     }
 }
@@ -141,6 +156,13 @@ impl fmt::Display for Reason {
                 write!(f, "{message} (lost {losses} time{})", if *losses == 1 { "" } else { "s" })
             }
             Self::RunCanceled => write!(f, "the run was canceled"),
+            Self::Reused { run } => write!(f, "reused from run {run}"),
+            Self::Memoized { run, key } => {
+                write!(
+                    f,
+                    "linked to the result of run {run}: the same code, parameters, inputs and seed (memo key {key})"
+                )
+            }
         }
     }
 }

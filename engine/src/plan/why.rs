@@ -346,6 +346,9 @@ fn present(record: &Record) -> Option<Cause> {
         (TaskState::Failed, Some(it)) => Cause::AttemptFailed { fault: fault(it, record) },
         (TaskState::Quarantined, _) => Cause::Quarantined { losses: record.losses },
         (TaskState::Canceled, _) => Cause::RunCanceled { requested: record.cancel_requested.clone(), at: ended() },
+        (TaskState::Succeeded, _) if matches!(record.reason, Some(Reason::Reused { .. } | Reason::Memoized { .. })) => {
+            return record.reason.clone().map(Cause::Stated);
+        }
         (TaskState::Succeeded, Some(it)) => Cause::Succeeded { attempt: it.attempt, at: ended() },
         // A skip that the way up does not explain: an empty list.
         _ => return record.reason.clone().map(Cause::Stated),

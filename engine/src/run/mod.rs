@@ -109,6 +109,8 @@ words! {
     TaskEvent {
         /// Its trigger rule was met.
         BecameReady = "task_became_ready",
+        /// Its run is a replay, which takes its result over from an earlier run.
+        Reused = "task_reused",
         /// A worker claimed it: an attempt began.
         Claimed = "task_claimed",
         /// Its attempt succeeded.

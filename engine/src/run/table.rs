@@ -24,6 +24,7 @@ pub const RUN_TABLE: &[(RunState, RunEvent, RunState)] = &[
 /// Task instances.
 pub const TASK_TABLE: &[(TaskState, TaskEvent, TaskState)] = &[
     (TaskState::Waiting, TE::BecameReady, TaskState::Ready),
+    (TaskState::Waiting, TE::Reused, TaskState::Succeeded),
     (TaskState::Waiting, TE::Skipped, TaskState::Skipped),
     (TaskState::Waiting, TE::UpstreamFailed, TaskState::UpstreamFailed),
     (TaskState::Waiting, TE::Failed, TaskState::Failed),

@@ -194,6 +194,7 @@ impl Store {
             found.iter().map(|row| rows::get(row, "logical_time")).collect::<Result<_, _>>()?;
         let sql = format!(
             "SELECT finished_at - started_at AS took FROM run WHERE tenant = $1 AND dag = $2 AND state = 'succeeded' \
+             AND parent_run IS NULL \
              ORDER BY finished_at DESC LIMIT {HISTORY}"
         );
         let found =
@@ -386,8 +387,8 @@ fn logical(fires: &[PastFire]) -> Vec<Value> {
 fn left_out_sql(dialect: super::dialect::Dialect) -> String {
     format!(
         "SELECT DISTINCT u.logical_time FROM {} JOIN run u ON u.tenant = $2 AND u.dag = $3 \
-         AND u.logical_time = r.logical_time WHERE $4 = 'none' OR ($4 = 'failed' \
-         AND u.state IN ('queued', 'running', 'canceling', 'succeeded'))",
+         AND u.logical_time = r.logical_time WHERE u.kind <> 'verify' AND ($4 = 'none' OR ($4 = 'failed' \
+         AND u.state IN ('queued', 'running', 'canceling', 'succeeded')))",
         dialect.rows(1, &[("logical_time", Kind::Int)])
     )
 }

@@ -35,6 +35,10 @@ pub enum RunKind {
     Triggered,
     /// A past interval that a person asked for.
     Backfill(BackfillId),
+    /// An earlier run, in part or whole, from what it was pinned to.
+    Replay(RunId),
+    /// As a replay, to compare what comes out: it changes no registry and triggers nothing.
+    Verify(RunId),
 }
 
 impl RunKind {
@@ -45,6 +49,16 @@ impl RunKind {
             Self::Scheduled => "scheduled",
             Self::Triggered => "triggered",
             Self::Backfill(_) => "backfill",
+            Self::Replay(_) => "replay",
+            Self::Verify(_) => VERIFY,
+        }
+    }
+
+    /// The run that it is made from.
+    pub(super) fn parent(self) -> Option<RunId> {
+        match self {
+            Self::Replay(run) | Self::Verify(run) => Some(run),
+            _ => None,
         }
     }
 
@@ -56,6 +70,9 @@ impl RunKind {
         }
     }
 }
+
+/// The word for [`RunKind::Verify`].
+pub(super) const VERIFY: &str = "verify";
 
 /// Below every task of a live run: their priorities are -1,000 to 1,000.
 const BACKFILL_PRIORITY: i64 = -10_000;
@@ -201,18 +218,18 @@ pub(super) async fn start_runs(
 
 /// When a run should be over: counted from the moment it is about, or from its making where a person
 /// asked for it. A backfill has all the time it needs.
-fn deadline(new: &NewRun, now: Micros) -> Option<Micros> {
+pub(super) fn deadline(new: &NewRun, now: Micros) -> Option<Micros> {
     let limit = i64::try_from(new.dag.deadline?.as_micros()).unwrap_or(i64::MAX);
     let from = match new.kind {
-        RunKind::Manual => now,
+        RunKind::Manual | RunKind::Replay(_) => now,
         // What a calendar puts off has its time from then.
         RunKind::Scheduled | RunKind::Triggered => new.logical_time.max(new.start_at),
-        RunKind::Backfill(_) => return None,
+        RunKind::Backfill(_) | RunKind::Verify(_) => return None,
     };
     Some(from.saturating_add(limit))
 }
 
-async fn insert_versions(tx: &Tx, runs: &[NewRun]) -> Result<(), StoreError> {
+pub(super) async fn insert_versions(tx: &Tx, runs: &[NewRun]) -> Result<(), StoreError> {
     let versions: BTreeMap<String, &Dag> = runs.iter().map(|new| (new.dag.version.to_string(), &*new.dag)).collect();
     for (digest, dag) in versions {
         let sql = "INSERT INTO dag_version (digest, dag, source, created_at) VALUES ($1, $2, $3, $4) \
@@ -224,7 +241,7 @@ async fn insert_versions(tx: &Tx, runs: &[NewRun]) -> Result<(), StoreError> {
 }
 
 /// Inserts runs as queued; returns those that were not there before.
-async fn insert_runs(tx: &Tx, store: &Store, runs: &[NewRun]) -> Result<BTreeSet<RunId>, StoreError> {
+pub(super) async fn insert_runs(tx: &Tx, store: &Store, runs: &[NewRun]) -> Result<BTreeSet<RunId>, StoreError> {
     let columns = [
         ("tenant", Kind::Text),
         ("run", Kind::Text),
@@ -239,6 +256,7 @@ async fn insert_runs(tx: &Tx, store: &Store, runs: &[NewRun]) -> Result<BTreeSet
         ("interval_end", Kind::Int),
         ("priority", Kind::Int),
         ("backfill", Kind::Text),
+        ("parent_run", Kind::Text),
         ("deadline_at", Kind::Int),
         ("queue_rank", Kind::Int),
         ("start_at", Kind::Int),
@@ -251,7 +269,7 @@ async fn insert_runs(tx: &Tx, store: &Store, runs: &[NewRun]) -> Result<BTreeSet
             "params": new.params.to_string(), "tenant_params": new.tenant_params.to_string(),
             "logical_time": new.logical_time, "interval_start": new.interval.map(|(start, _)| start),
             "interval_end": new.interval.map(|(_, end)| end), "priority": new.kind.priority(),
-            "backfill": backfill, "deadline_at": deadline(new, tx.now), "queue_rank": new.queue_rank,
+            "backfill": backfill, "parent_run": new.kind.parent().map(|run| run.to_string()), "deadline_at": deadline(new, tx.now), "queue_rank": new.queue_rank,
             "start_at": new.start_at,
         })
     });
@@ -269,7 +287,7 @@ async fn insert_runs(tx: &Tx, store: &Store, runs: &[NewRun]) -> Result<BTreeSet
     made.iter().map(|row| rows::parse(row, "run", RunId::parse)).collect()
 }
 
-async fn insert_documents(tx: &Tx, runs: &[NewRun]) -> Result<(), StoreError> {
+pub(super) async fn insert_documents(tx: &Tx, runs: &[NewRun]) -> Result<(), StoreError> {
     let (mut contents, mut pins) = (BTreeMap::new(), Vec::new());
     for new in runs {
         for document in &new.documents {

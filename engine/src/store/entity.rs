@@ -24,6 +24,7 @@ pub(super) mod run {
         pub(crate) logical_time: i64,
         pub(crate) interval_start: Option<i64>,
         pub(crate) interval_end: Option<i64>,
+        pub(crate) parent_run: Option<String>,
         pub(crate) created_at: i64,
         pub(crate) started_at: Option<i64>,
         pub(crate) finished_at: Option<i64>,
@@ -61,6 +62,7 @@ pub(super) mod task_instance {
         pub(crate) finished_at: Option<i64>,
         pub(crate) outputs: Option<String>,
         pub(crate) reason: Option<String>,
+        pub(crate) item: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -95,6 +97,7 @@ pub(super) mod artifact {
         pub(crate) bytes: i64,
         pub(crate) row_count: Option<i64>,
         pub(crate) schema_digest: Option<String>,
+        pub(crate) linked_from: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

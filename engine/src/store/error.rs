@@ -87,8 +87,8 @@ pub enum StoreError {
         /// As asked.
         instance: InstanceId,
     },
-    /// Only a run that has ended can be run again in part.
-    #[error("run {run} is {state}; only a run that has ended can be retried")]
+    /// Only a run that has ended can be run again.
+    #[error("run {run} is {state}; only a run that has ended can be retried or replayed")]
     RunOpen {
         /// The run.
         run: RunId,

@@ -19,7 +19,7 @@ use super::events::{Holder, task_note};
 use super::rows::{self, InstanceKey, extend, keyed_rows, param};
 use super::tx::{Part, Tx, Write};
 use super::unit::{AttemptEnd, HELD, LOCK_ORDER, UnitOfWork};
-use super::{Claim, ClaimRequest, Store, StoreError, registry};
+use super::{Claim, ClaimRequest, Memo, Store, StoreError, memo, registry};
 use crate::artifact::ArtifactRef;
 use crate::dag::{Dag, Task};
 use crate::failpoint;
@@ -42,6 +42,8 @@ pub struct Finish {
     pub artifacts: Vec<ArtifactRef>,
     /// What it read.
     pub inputs: Vec<Input>,
+    /// How it came by its result, where the task has `cache = true`.
+    pub memo: Option<Memo>,
 }
 
 /// How an attempt ended.
@@ -115,15 +117,18 @@ impl Store {
             return Ok(Finished::default());
         }
         // Parsed before the transaction: it needs another connection.
-        let mut dags = BTreeMap::new();
+        let (mut dags, mut proofs) = (BTreeMap::new(), BTreeSet::new());
         for finish in finishes {
             let key = (finish.identity.tenant.clone(), finish.identity.run);
             if let std::collections::btree_map::Entry::Vacant(free) = dags.entry(key) {
-                let dag = self.pinned(&finish.identity.tenant, finish.identity.run).await?.dag.clone();
-                free.insert(dag);
+                let pinned = self.pinned(&finish.identity.tenant, finish.identity.run).await?;
+                if pinned.facts().proves()?.is_some() {
+                    proofs.insert(free.key().clone());
+                }
+                free.insert(Arc::clone(&pinned.dag));
             }
         }
-        let finished = self.write(&FinishAll { store: self, finishes, dags, next }).await?;
+        let finished = self.write(&FinishAll { store: self, finishes, dags, proofs, next }).await?;
         failpoint::hit("finish.after_commit").await.map_err(StoreError::injected)?;
         if finished.left_ready {
             self.wake();
@@ -136,6 +141,8 @@ struct FinishAll<'a> {
     store: &'a Store,
     finishes: &'a [Finish],
     dags: BTreeMap<RunKey, Arc<Dag>>,
+    /// Verifications: what their tasks ask of the model registry is not done.
+    proofs: BTreeSet<RunKey>,
     next: Option<&'a Next>,
 }
 
@@ -149,7 +156,7 @@ impl Write for FinishAll<'_> {
         let runs = self.runs(tx).await?;
         let mut fenced = check_fence(&mut unit, self.finishes, self.successors()?).await?;
         let (mut receipts, mut refused, mut ended) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut artifacts, mut inputs) = (Vec::new(), Vec::new());
+        let (mut artifacts, mut inputs, mut memos) = (Vec::new(), Vec::new(), Vec::new());
         for finish in self.finishes {
             let key = key_of(&finish.identity);
             let run = runs.get(&(key.tenant.clone(), key.run));
@@ -158,10 +165,12 @@ impl Write for FinishAll<'_> {
                 receipts.push(Receipt::Refused);
                 continue;
             };
-            let receipt = record(self.store, &mut unit, finish, run).await?;
+            let is_proof = self.proofs.contains(&(key.tenant.clone(), key.run));
+            let receipt = record(self.store, &mut unit, finish, (run, is_proof)).await?;
             if let Receipt::Recorded { task, .. } = &receipt
                 && is_terminal(*task)
             {
+                memos.extend(memo::row(&key, finish).filter(|_| *task == TaskState::Succeeded && !is_proof));
                 ended.push((key.clone(), *task));
             }
             receipts.push(receipt);
@@ -170,6 +179,9 @@ impl Write for FinishAll<'_> {
         }
         note_refused(&mut unit, &refused).await?;
         unit_parts(&mut unit, artifacts, inputs);
+        if !memos.is_empty() {
+            unit.also(memo::part(tx, memos));
+        }
         let mut advance = Advance::new(self.store, &mut unit, runs);
         advance.after(ended).await?;
         let mut claims = advance.claim_ready(self.next)?;
@@ -308,13 +320,14 @@ async fn record(
     store: &Store,
     unit: &mut UnitOfWork<'_>,
     finish: &Finish,
-    run: &RunRow,
+    (run, is_proof): (&RunRow, bool),
 ) -> Result<Receipt, StoreError> {
     let key = key_of(&finish.identity);
     let task = task(&run.dag, &key.instance.task)?;
     let (failure, class) = match &finish.outcome {
         Outcome::Succeeded { registry, .. } => {
-            let conflict = registry::apply(unit.tx, &finish.identity, registry).await?;
+            let changes = if is_proof { &[][..] } else { registry };
+            let conflict = registry::apply(unit.tx, &finish.identity, changes).await?;
             (conflict.map(|conflict| (FailureKind::Transient, conflict)), ErrorClass::System)
         }
         Outcome::Failed { kind, class, message } => (Some((kind.clone(), message.clone())), *class),
@@ -322,11 +335,12 @@ async fn record(
     let Some((kind, message)) = failure else {
         let Outcome::Succeeded { outputs, .. } = &finish.outcome else { return Ok(Receipt::Refused) };
         unit.change(&key)?.outputs = Some(outputs.to_string());
-        let state = unit.move_task(&key, TaskEvent::Succeeded, None)?;
+        let linked = finish.memo.and_then(|memo| Some(Reason::Memoized { run: memo.linked?, key: memo.key }));
+        let state = unit.move_task(&key, TaskEvent::Succeeded, linked.clone())?;
         let attempt = transition(AttemptState::Running, AttemptEvent::Succeeded)?.to();
         let number = finish.identity.attempt;
         unit.end_attempt(&key, AttemptEnd { attempt: number, state: attempt, error_class: None, message: None });
-        return Ok(Receipt::Recorded { task: state, run: run.state, not_before: None, reason: None });
+        return Ok(Receipt::Recorded { task: state, run: run.state, not_before: None, reason: linked });
     };
     let made = fail(store, unit, &key, task, (kind, message.clone(), run.state))?;
     let state = unit.move_task(&key, made.task, Some(made.reason.clone()))?;
@@ -398,6 +412,7 @@ fn artifact_rows<'a>(key: &'a InstanceKey, finish: &'a Finish) -> impl Iterator<
             "name": artifact.name, "epoch": finish.identity.epoch.0, "key": artifact.key,
             "digest": artifact.digest, "bytes": artifact.bytes, "row_count": artifact.rows,
             "schema_digest": artifact.schema_digest,
+            "linked_from": finish.memo.and_then(|memo| memo.linked).map(|run| run.to_string()),
         });
         extend(key.json(), fields)
     })
@@ -425,11 +440,12 @@ fn unit_parts(unit: &mut UnitOfWork<'_>, artifacts: Vec<Value>, inputs: Vec<Valu
             ("bytes", Kind::Int),
             ("row_count", Kind::Int),
             ("schema_digest", Kind::Text),
+            ("linked_from", Kind::Text),
         ];
         let sql = format!(
             "INSERT INTO artifact (tenant, run, task, element, generation, name, epoch, key, digest, bytes, \
-             row_count, schema_digest, created_at) SELECT r.tenant, r.run, r.task, r.element, r.generation, r.name, \
-             r.epoch, r.key, r.digest, r.bytes, r.row_count, r.schema_digest, $2 FROM {}",
+             row_count, schema_digest, linked_from, created_at) SELECT r.tenant, r.run, r.task, r.element, r.generation, \
+             r.name, r.epoch, r.key, r.digest, r.bytes, r.row_count, r.schema_digest, r.linked_from, $2 FROM {}",
             keyed_rows(dialect, 1, &columns)
         );
         unit.also(Part { what: "register the artifacts", sql, values: vec![param(artifacts), now.into()] });

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::tx::{self, Tx};
 use super::{Store, StoreError, rows};
 use crate::id::{ModelName, RunId, TenantId};
+use crate::plan::Micros;
 use crate::registry::{ModelRegistry, ModelStatus, ModelVersion, RegistryChange, RegistryError};
 use crate::task::AttemptIdentity;
 
@@ -150,24 +151,35 @@ pub(super) fn read_version(row: &QueryResult) -> Result<ModelVersion, StoreError
 pub struct TenantRegistry {
     store: Arc<Store>,
     tenant: TenantId,
+    at: Option<Micros>,
 }
 
 impl TenantRegistry {
-    /// The registry of `tenant`.
-    pub fn new(store: Arc<Store>, tenant: TenantId) -> Self {
-        Self { store, tenant }
+    /// The registry of `tenant`, as it is; with `at`, as it was then (microseconds since 1970).
+    pub fn new(store: Arc<Store>, tenant: TenantId, at: Option<Micros>) -> Self {
+        Self { store, tenant, at }
     }
 }
 
 #[async_trait]
 impl ModelRegistry for TenantRegistry {
     async fn champion(&self, name: &ModelName) -> Result<Option<ModelVersion>, RegistryError> {
-        let sql = format!(
-            "SELECT {VERSION_COLUMNS} FROM model_version WHERE tenant = $1 AND name = $2 AND status = 'champion'"
-        );
-        let values = vec![self.tenant.to_string().into(), name.to_string().into()];
+        let mut values: Vec<sea_orm::Value> = vec![self.tenant.to_string().into(), name.to_string().into()];
+        let which = match self.at {
+            None => "status = 'champion'",
+            // Each promotion leaves a decision in its transaction: the last one of that time made the champion.
+            Some(at) => {
+                values.push(at.into());
+                "version = (SELECT d.to_version FROM model_decision d WHERE d.tenant = $1 AND d.name = $2 \
+                 AND d.promoted AND d.at <= $3 ORDER BY d.seq DESC LIMIT 1)"
+            }
+        };
+        let sql = format!("SELECT {VERSION_COLUMNS} FROM model_version WHERE tenant = $1 AND name = $2 AND {which}");
         let found = tx::read(&self.store.db, "read the champion", &sql, values).await;
         let found = found.map_err(|error| RegistryError(Box::new(error)))?;
-        found.first().map(read_version).transpose().map_err(|error| RegistryError(Box::new(error)))
+        let champion = found.first().map(read_version).transpose();
+        let champion = champion.map_err(|error| RegistryError(Box::new(error)))?;
+        // It may have stepped down since; then it was the champion.
+        Ok(champion.map(|version| ModelVersion { status: ModelStatus::Champion, ..version }))
     }
 }

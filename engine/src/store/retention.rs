@@ -126,13 +126,15 @@ fn count(ids: &sea_orm::Value) -> usize {
     serde_json::from_str::<Vec<serde_json::Value>>(text).map_or(0, |ids| ids.len())
 }
 
-/// Deletes the artifact rows of runs; returns the keys that no other row names.
+/// Deletes the artifact rows of runs, and the memo keys that led to them; returns the keys that no other row names.
 async fn artifacts(tx: &Tx, tenant: &TenantId, ids: &sea_orm::Value) -> Result<Vec<String>, StoreError> {
     let source = tx.dialect.rows(1, &[("run", Kind::Text)]);
     let values = || vec![ids.clone(), tenant.to_string().into()];
     let sql = format!("DELETE FROM artifact WHERE tenant = $2 AND run IN (SELECT r.run FROM {source}) RETURNING key");
     let found = tx.all("delete artifacts", &sql, values()).await?;
     let keys: Vec<String> = found.iter().map(|row| rows::get(row, "key")).collect::<Result<_, _>>()?;
+    let sql = format!("DELETE FROM memo WHERE tenant = $2 AND run IN (SELECT r.run FROM {source})");
+    tx.execute("delete memo keys", &sql, values()).await?;
     let named = keys.iter().map(|key| json!({ "key": key })).collect();
     let sql = format!(
         "SELECT DISTINCT a.key FROM {} JOIN artifact a ON a.tenant = $2 AND a.key = r.key",

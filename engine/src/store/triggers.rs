@@ -105,13 +105,14 @@ impl Store {
     }
 
     /// What arrived of a source for a waiting DAG and is not used up, the oldest first. Backfills of the
-    /// source do not count: their runs are about the past.
+    /// source do not count: their runs are about the past. Neither do verifications, nor
+    /// artifacts that a replay took over.
     ///
     /// # Errors
     /// The database's.
     pub async fn arrivals(&self, waiting: &Waiting, source: &Source) -> Result<Vec<Arrived>, StoreError> {
         let name = source.name();
-        let unused = "u.backfill IS NULL AND NOT EXISTS (SELECT 1 FROM trigger_use x WHERE x.tenant = u.tenant \
+        let unused = "u.backfill IS NULL AND u.kind <> 'verify' AND NOT EXISTS (SELECT 1 FROM trigger_use x WHERE x.tenant = u.tenant \
                       AND x.dag = $3 AND x.source = $4 AND x.source_run = u.run)";
         let mut values: Vec<sea_orm::Value> = vec![
             waiting.tenant.to_string().into(),
@@ -133,7 +134,7 @@ impl Store {
                 format!(
                     "SELECT u.run, MAX(t.finished_at) AS at, u.interval_start, u.interval_end FROM run u \
                      JOIN task_instance t ON t.tenant = u.tenant AND t.run = u.run AND t.task = $6 AND t.current \
-                     AND t.state = 'succeeded' WHERE u.tenant = $1 AND u.dag = $5 AND t.finished_at >= $2 AND {unused} \
+                     AND t.state = 'succeeded' AND t.attempts > 0 WHERE u.tenant = $1 AND u.dag = $5 AND t.finished_at >= $2 AND {unused} \
                      AND EXISTS (SELECT 1 FROM artifact a WHERE a.tenant = t.tenant AND a.run = t.run AND a.task = t.task \
                      AND a.element = t.element AND a.generation = t.generation AND a.name = $7) \
                      GROUP BY u.run, u.interval_start, u.interval_end ORDER BY at, u.run LIMIT {ARRIVALS_READ}"

@@ -33,6 +33,8 @@ pub struct RunSummary {
     pub kind: String,
     /// Where it stands.
     pub state: RunState,
+    /// The run that it replays.
+    pub parent_run: Option<RunId>,
     /// Its seed.
     pub seed: u64,
     /// The moment that it is about; RFC 3339.
@@ -228,6 +230,12 @@ fn summary(row: run::Model) -> Result<RunSummary, StoreError> {
         dag: row.dag,
         dag_version: row.dag_version,
         kind: row.kind,
+        parent_run: row
+            .parent_run
+            .as_deref()
+            .map(RunId::parse)
+            .transpose()
+            .map_err(|error| bad("run")(error.to_string()))?,
         state,
         seed: row.seed.cast_unsigned(),
         logical_time: rfc3339(row.logical_time),

@@ -11,12 +11,14 @@ use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder
 use serde_json::{Map, Value, json};
 
 use super::claim::Claim;
+use super::create::VERIFY;
 use super::entity::{artifact, document, run, run_document, task_instance};
 use super::{Store, StoreError, rows};
 use crate::artifact::ArtifactRef;
 use crate::clock::rfc3339;
 use crate::dag::{Dag, InputBinding, Task};
 use crate::id::{ArtifactName, Digest, InstanceId, RunId, TaskId, TenantId};
+use crate::plan::Micros;
 use crate::run::TaskState;
 use crate::task::{Input, RunFacts};
 use crate::template::{Scope, references};
@@ -36,6 +38,10 @@ pub struct Work {
     pub inputs: Vec<Input>,
     /// Its pinned documents: parameter -> text.
     pub documents: IndexMap<String, String>,
+    /// The model registry is read as it was then, in microseconds since 1970; `None` = as it is.
+    pub registry_at: Option<Micros>,
+    /// Whether a memoized result may take the place of its attempt: not where a person asked for it again.
+    pub may_be_memoized: bool,
 }
 
 impl Work {
@@ -55,14 +61,28 @@ impl Work {
 pub(super) struct Pinned {
     pub(super) dag: Arc<Dag>,
     facts: Facts,
-    documents: Vec<PinnedText>,
+    pub(super) documents: Vec<PinnedText>,
 }
 
-struct PinnedText {
+impl Pinned {
+    /// The run's own row.
+    pub(super) fn facts(&self) -> &Facts {
+        &self.facts
+    }
+}
+
+pub(super) struct PinnedText {
     task: String,
     element: i64,
-    param: String,
-    content: String,
+    pub(super) param: String,
+    pub(super) content: String,
+}
+
+impl PinnedText {
+    /// Whether a parameter of this task instance names it.
+    pub(super) fn is_of(&self, task: &str, element: i64) -> bool {
+        self.task == task && self.element == element
+    }
 }
 
 /// Runs whose pins are kept; the pins of others are read again.
@@ -87,10 +107,18 @@ impl Store {
         }
         let inputs = self.inputs(&identity.tenant, identity.run, &task.inputs).await?;
         let (task, element) = (identity.instance.task.as_str(), rows::element(identity.instance.index));
-        let own = pinned.documents.iter().filter(|it| it.task == task && it.element == element);
+        let own = pinned.documents.iter().filter(|it| it.is_of(task, element));
         let documents = own.map(|it| (it.param.clone(), it.content.clone())).collect();
-        let (dag, facts) = (Arc::clone(&pinned.dag), pinned.facts.facts());
-        Ok(Work { claim: claim.clone(), dag, facts, scope, inputs, documents })
+        let (dag, mut facts) = (Arc::clone(&pinned.dag), pinned.facts.facts());
+        let mut registry_at = None;
+        if let Some(parent) = pinned.facts.proves()? {
+            let stand_in = self.stand_in(&identity.tenant, parent, &identity.instance).await?;
+            facts.run_id = stand_in.run.to_string();
+            scope.run["id"] = json!(facts.run_id);
+            registry_at = stand_in.registry_at;
+        }
+        let may_be_memoized = identity.generation.0 == 1 && pinned.facts.row.parent_run.is_none();
+        Ok(Work { claim: claim.clone(), dag, facts, scope, inputs, documents, registry_at, may_be_memoized })
     }
 
     /// What a run is pinned to.
@@ -216,8 +244,40 @@ impl Facts {
         self.row.seed.cast_unsigned()
     }
 
+    /// Resolved parameters.
+    pub(super) fn params(&self) -> &Value {
+        &self.params
+    }
+
+    /// The tenant's facts and parameters.
+    pub(super) fn tenant_params(&self) -> &Value {
+        &self.tenant
+    }
+
+    /// The moment that the run is about.
+    pub(super) fn logical_time(&self) -> Micros {
+        self.row.logical_time
+    }
+
+    /// The data interval.
+    pub(super) fn interval(&self) -> Option<(Micros, Micros)> {
+        self.row.interval_start.zip(self.row.interval_end)
+    }
+
+    /// The run that this one verifies.
+    pub(super) fn proves(&self) -> Result<Option<RunId>, StoreError> {
+        let parent = self.row.parent_run.as_deref().filter(|_| self.row.kind == VERIFY);
+        parent.map(RunId::parse).transpose().map_err(corrupt("run"))
+    }
+
+    /// The run's id as templates and tasks print it.
+    fn printed_id(&self) -> &str {
+        self.row.parent_run.as_deref().filter(|_| self.row.kind == VERIFY).unwrap_or(&self.row.run)
+    }
+
     fn facts(&self) -> RunFacts {
         RunFacts {
+            run_id: self.printed_id().to_owned(),
             dag_version: self.row.dag_version.clone(),
             params: self.params.clone(),
             seed: self.row.seed.cast_unsigned(),
@@ -260,7 +320,7 @@ pub(super) async fn scope<C: ConnectionTrait>(
         params: facts.params.clone(),
         tenant: facts.tenant.clone(),
         run: json!({
-            "id": row.run,
+            "id": facts.printed_id(),
             "logical_time": rfc3339(row.logical_time),
             "interval_start": row.interval_start.map(rfc3339),
             "interval_end": row.interval_end.map(rfc3339),

@@ -55,6 +55,8 @@ impl AttemptIdentity {
 /// Facts about the run that a task may print: pinned, so that a replay prints the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunFacts {
+    /// The run as it is printed: its own id, and in a verification that of the run whose result it proves.
+    pub run_id: String,
     /// The DAG's version.
     pub dag_version: String,
     /// Resolved parameters.

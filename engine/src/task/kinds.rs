@@ -34,6 +34,8 @@ impl Kinds {
             documents: T::DOCUMENTS,
             does_io: T::DOES_IO,
             isolation: T::ISOLATION,
+            depends_on: T::DEPENDS_ON,
+            volatile: T::VOLATILE,
         };
         self.kinds.insert(T::KIND, Arc::new(Erased { task, info }));
     }

@@ -18,7 +18,7 @@ pub use context::{AttemptIdentity, Input, ParquetSink, RunFacts, TaskContext, Ta
 pub use kinds::Kinds;
 pub use log::{AttemptLog, LOG_FORMAT_VERSION, LastLines, LogLine, LogStream};
 
-use crate::dag::{InputSpec, Isolation, OutputSpec, ParamProblem};
+use crate::dag::{DependsOn, InputSpec, Isolation, OutputSpec, ParamProblem};
 use crate::registry::RegistryChange;
 
 /// The variable that marks the processes of an attempt that runs in a process of its own. A kind that
@@ -42,6 +42,12 @@ pub trait Task: Send + Sync + 'static {
     const DOES_IO: bool = false;
     /// Where its attempts run unless the DAG says otherwise.
     const ISOLATION: Isolation = Isolation::Inline;
+    /// What its results hang on beside inputs, documents, parameters and seed. Only a kind that says that
+    /// it is nothing else, or the run's moment, is memoized.
+    const DEPENDS_ON: DependsOn = DependsOn::Outside;
+    /// Fields of its outputs (of the object itself) that are others in each run, such as seconds and keys of its
+    /// own artifacts: left out where two executions are compared, and nothing else is.
+    const VOLATILE: &'static [&'static str] = &[];
     /// Parameters that name a document of the project: (parameter, folder below `dags/`).
     const DOCUMENTS: &'static [(&'static str, &'static str)] = &[];
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headworks_engine::dag::{InputSpec, Isolation, KindCatalog, KindInfo, OutputSpec, ParamProblem};
+use headworks_engine::dag::{DependsOn, InputSpec, Isolation, KindCatalog, KindInfo, OutputSpec, ParamProblem};
 use headworks_engine::id::ArtifactName;
 use serde_json::{Value, json};
 
@@ -44,6 +44,8 @@ pub fn test_kinds() -> TestKinds {
                 documents: &[],
                 does_io: name == "ingest",
                 isolation: if name == "train" { Isolation::Process } else { Isolation::Inline },
+                depends_on: if name == "ingest" { DependsOn::Outside } else { DependsOn::Inputs },
+                volatile: &[],
             },
         );
     };

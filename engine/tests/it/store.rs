@@ -144,7 +144,7 @@ pub(crate) fn any(session: SessionId, limit: usize) -> ClaimRequest {
 }
 
 pub(crate) fn finish(session: SessionId, claim: &Claim, outcome: Outcome) -> Finish {
-    Finish { identity: claim.identity.clone(), session, outcome, artifacts: Vec::new(), inputs: Vec::new() }
+    Finish { identity: claim.identity.clone(), session, outcome, artifacts: Vec::new(), inputs: Vec::new(), memo: None }
 }
 
 pub(crate) fn succeeded(outputs: Value) -> Outcome {
@@ -170,6 +170,7 @@ macro_rules! on_both {
 
 pub(crate) use on_both;
 // After the macro, whose scope is textual.
+mod replay;
 mod rerun;
 mod why;
 

@@ -65,7 +65,7 @@ impl Exchange {
             ("HEADWORKS_PROJECT", text(&context.source_path(""))),
             ("HEADWORKS_TENANT", identity.tenant.to_string()),
             ("HEADWORKS_DAG", identity.dag.to_string()),
-            ("HEADWORKS_RUN", identity.run.to_string()),
+            ("HEADWORKS_RUN", facts.run_id.clone()),
             ("HEADWORKS_TASK", identity.instance.to_string()),
             ("HEADWORKS_GENERATION", identity.generation.0.to_string()),
             ("HEADWORKS_ATTEMPT", identity.attempt.0.to_string()),

@@ -19,7 +19,7 @@ use std::process::{Command as Process, ExitStatus};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use engine::dag::{InputSpec, Isolation, OutputSpec, ParamProblem};
+use engine::dag::{DependsOn, InputSpec, Isolation, OutputSpec, ParamProblem};
 use engine::id::ArtifactName;
 use engine::task::{ErrorClass, Task, TaskContext, TaskError, TaskOutput};
 use nix::sys::signal::Signal;
@@ -105,6 +105,8 @@ impl Task for Command {
     const KIND: &'static str = "command";
     const CODE_VERSION: u32 = 2;
     const SUMMARY: &'static str = "Runs a program in a child process";
+    // Whoever writes `cache = true` says that the program looks at nothing but what it is handed.
+    const DEPENDS_ON: DependsOn = DependsOn::Moment;
     const ISOLATION: Isolation = Isolation::Process;
 
     fn inputs(with: &Value) -> Vec<InputSpec> {

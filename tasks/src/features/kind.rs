@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use engine::dag::{InputSpec, OutputSpec, ParamProblem};
+use engine::dag::{DependsOn, InputSpec, OutputSpec, ParamProblem};
 use engine::id::{ArtifactName, Digest};
 use engine::task::{ErrorClass, ParquetSink, Task, TaskContext, TaskError, TaskOutput};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -30,6 +30,8 @@ impl Task for Features {
     const KIND: &'static str = "features";
     const CODE_VERSION: u32 = 1;
     const SUMMARY: &'static str = "Compute leak-free features from the canonical panel";
+    const DEPENDS_ON: DependsOn = DependsOn::Inputs;
+    const VOLATILE: &'static [&'static str] = &["read_seconds", "seconds"];
 
     fn inputs(_with: &Value) -> Vec<InputSpec> {
         ["panel.parquet", "canonical_schema_snapshot.json"].map(required).into()

@@ -159,7 +159,7 @@ fn run_lines(context: &TaskContext, params: &ReportParams) -> RunLines {
         title: params.title.clone().unwrap_or_else(|| format!("Forecast report: {}", identity.dag)),
         tenant: identity.tenant.to_string(),
         dag: identity.dag.to_string(),
-        run_id: identity.run.to_string(),
+        run_id: facts.run_id.clone(),
         dag_version: facts.dag_version.clone(),
         seed: facts.seed,
         interval: facts.interval_start.clone().zip(facts.interval_end.clone()),

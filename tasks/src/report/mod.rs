@@ -57,6 +57,8 @@ impl Task for ReportTask {
     const KIND: &'static str = "report";
     const CODE_VERSION: u32 = 1;
     const SUMMARY: &'static str = "One self-contained HTML report of the run";
+    // The page's own key, which has the run's id in it.
+    const VOLATILE: &'static [&'static str] = &["report"];
 
     fn inputs(_with: &Value) -> Vec<InputSpec> {
         gather::INPUTS

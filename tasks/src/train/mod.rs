@@ -11,7 +11,7 @@ use std::time::Instant;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use chrono::NaiveDate;
-use engine::dag::{InputSpec, Isolation, OutputSpec, ParamProblem};
+use engine::dag::{DependsOn, InputSpec, Isolation, OutputSpec, ParamProblem};
 use engine::id::{ArtifactName, Digest};
 use engine::task::{ErrorClass, Task, TaskContext, TaskError, TaskOutput};
 use serde::{Deserialize, Serialize};
@@ -76,6 +76,8 @@ impl Task for Train {
     const KIND: &'static str = "train";
     const CODE_VERSION: u32 = 1;
     const SUMMARY: &'static str = "Backtest a model at rolling origins, then fit it on everything";
+    const DEPENDS_ON: DependsOn = DependsOn::Inputs;
+    const VOLATILE: &'static [&'static str] = &["read_seconds", "backtest_seconds", "seconds"];
     // A fit takes memory by the gigabyte and minutes of every core: it is not to take its worker along.
     const ISOLATION: Isolation = Isolation::Process;
 

@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use datafusion::dataframe::DataFrame;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::{ParquetReadOptions, SessionContext};
-use engine::dag::{InputSpec, OutputSpec};
+use engine::dag::{DependsOn, InputSpec, OutputSpec};
 use engine::task::{ErrorClass, Task, TaskContext, TaskError, TaskOutput};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -75,6 +75,8 @@ impl Task for Validate {
     const KIND: &'static str = "validate";
     const CODE_VERSION: u32 = 1;
     const SUMMARY: &'static str = "Judges a panel by a suite and quarantines the rows that break it";
+    // Freshness is measured against the moment that the run is about.
+    const DEPENDS_ON: DependsOn = DependsOn::Moment;
     const DOCUMENTS: &'static [(&'static str, &'static str)] = &[("suite", "suites")];
 
     fn inputs(_with: &Value) -> Vec<InputSpec> {

@@ -5,7 +5,7 @@
 use super::source::Source;
 
 /// Each module of `engine/src` and the modules that it may name beside itself, in reading order.
-pub const MAY_IMPORT: [(&str, &[&str]); 17] = [
+pub const MAY_IMPORT: [(&str, &[&str]); 18] = [
     ("id", &[]),
     ("template", &["id"]),
     ("schedule", &["id"]),
@@ -23,6 +23,7 @@ pub const MAY_IMPORT: [(&str, &[&str]); 17] = [
         &["id", "dag", "run", "plan", "template", "tenant", "registry", "task", "artifact", "clock", "failpoint"],
     ),
     ("launch", &["id", "dag", "plan", "template", "store"]),
+    ("replay", &["id", "dag", "run", "plan", "template", "store", "artifact"]),
     ("executor", &["id", "dag", "run", "plan", "template", "registry", "task", "artifact", "store", "clock"]),
     ("scheduler", &["id", "dag", "plan", "run", "schedule", "tenant", "store", "launch", "artifact", "clock"]),
     ("config", &[]),

@@ -192,6 +192,7 @@ pub(super) async fn fan_out(bed: &Bed) -> Result<Measured, Failure> {
         outcome: outcome(),
         artifacts: Vec::new(),
         inputs: Vec::new(),
+        memo: None,
     };
     let (before, started) = (bed.store.commits(), Instant::now());
     bed.store.finish(&claims.iter().map(finish).collect::<Vec<_>>(), None).await?;

@@ -282,7 +282,7 @@ fn request(session: SessionId, run: &Submitted) -> ClaimRequest {
 }
 
 fn report(session: SessionId, claim: &Claim, outcome: Outcome) -> Finish {
-    Finish { identity: claim.identity.clone(), session, outcome, artifacts: Vec::new(), inputs: Vec::new() }
+    Finish { identity: claim.identity.clone(), session, outcome, artifacts: Vec::new(), inputs: Vec::new(), memo: None }
 }
 
 /// F12: nothing passes for two TTL, and nothing is closed. The worker fences itself: its child is dead

@@ -26,7 +26,7 @@ fn claims_of(session: SessionId, run: &Submitted, limit: usize) -> ClaimRequest 
 }
 
 fn report(session: SessionId, claim: &Claim, outcome: Outcome) -> Finish {
-    Finish { identity: claim.identity.clone(), session, outcome, artifacts: Vec::new(), inputs: Vec::new() }
+    Finish { identity: claim.identity.clone(), session, outcome, artifacts: Vec::new(), inputs: Vec::new(), memo: None }
 }
 
 fn good() -> Outcome {
