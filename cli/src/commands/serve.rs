@@ -107,6 +107,14 @@ fn intervals(session: &Session<'_>) -> Intervals {
 
 /// Deletes what is kept no longer, until `stop` fires.
 async fn sweep(store: Arc<Store>, config: Config, stop: CancellationToken) {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = keep_sweeping(store, config) => {}
+    }
+}
+
+async fn keep_sweeping(store: Arc<Store>, config: Config) {
     let it = &config.retention;
     let days = |days: u32| (days > 0).then(|| Duration::from_secs(u64::from(days) * 86_400));
     let defaults =
@@ -114,10 +122,7 @@ async fn sweep(store: Arc<Store>, config: Config, stop: CancellationToken) {
     let grace = Duration::from_secs_f64(it.orphan_hours * 3_600.0);
     let mut ticks = tokio::time::interval(Duration::from_secs_f64(it.sweep_hours * 3_600.0));
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
+        ticks.tick().await;
         let artifacts = match ArtifactStore::open(&config.artifacts.url) {
             Ok(artifacts) => artifacts,
             Err(error) => {

@@ -53,8 +53,17 @@ pub struct Counters {
     pub started: AtomicU64,
 }
 
-/// Runs the chores that keep runs alive until `stop` fires.
+/// Runs the chores that keep runs alive until `stop` fires. A chore under way is dropped then: what it had
+/// begun is rolled back, and another process does it, or the next one.
 pub async fn run(store: Arc<Store>, intervals: Intervals, counters: Arc<Counters>, stop: CancellationToken) {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = keep_alive(store, intervals, counters) => {}
+    }
+}
+
+async fn keep_alive(store: Arc<Store>, intervals: Intervals, counters: Arc<Counters>) {
     let mut reaper = Reaper::new(intervals.lease_ttl);
     let mut reconciler = Reconciler::default();
     let mut reaping = ticks(intervals.reap);
@@ -62,7 +71,6 @@ pub async fn run(store: Arc<Store>, intervals: Intervals, counters: Arc<Counters
     let mut expiring = ticks(intervals.expire);
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
             _ = reaping.tick() => match reaper.run_once(&store).await {
                 Ok(lost) => add(&counters.lost, lost),
                 Err(error) => tracing::warn!(%error, "can not look for lost workers"),
@@ -86,12 +94,24 @@ pub async fn make_runs(
     counters: Arc<Counters>,
     stop: CancellationToken,
 ) {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = keep_making(store, launcher, clock, (intervals, counters)) => {}
+    }
+}
+
+async fn keep_making(
+    store: Arc<Store>,
+    launcher: Launcher,
+    clock: Arc<dyn Clock>,
+    (intervals, counters): (Intervals, Arc<Counters>),
+) {
     let mut firing = Firing::default();
     let mut ticking = ticks(intervals.tick);
     let mut watching = ticks(intervals.watch);
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
             _ = watching.tick() => {
                 if let Err(error) = deadline::run_once(&store).await {
                     tracing::warn!(%error, "can not look at deadlines");

@@ -143,7 +143,8 @@ fn made_at(run: RunId) -> Option<Micros> {
 
 /// `tenant/dag/run/task/generation.epoch/log/number`
 fn is_log(key: &str) -> bool {
-    key.split('/').nth(5) == Some("log")
+    let mut rest = key.split('/').skip(5);
+    rest.next() == Some("log") && rest.next().is_some()
 }
 
 #[cfg(test)]
