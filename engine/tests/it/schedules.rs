@@ -216,7 +216,8 @@ async fn an_overlap_skips_or_cancels_by_policy(bed: Bed) {
 
 async fn a_pause_holds_back_and_a_resume_catches_up(bed: Bed) {
     let hourly = simple("hourly", "", "cron = \"0 * * * *\"\ncatchup = \"all\"");
-    apply(&bed.store, &[hourly.clone()], &[who("a", "", &["hourly"]), who("b", "", &["hourly"])], noon()).await;
+    apply(&bed.store, std::slice::from_ref(&hourly), &[who("a", "", &["hourly"]), who("b", "", &["hourly"])], noon())
+        .await;
     let scope = PauseScope { dag: Some(hourly.id.clone()), tenant: Some(tenant_id("a")) };
     assert!(bed.store.pause(&scope, "somebody", Some("why not")).await.expect("paused"));
     assert!(!bed.store.pause(&scope, "somebody", None).await.expect("paused"), "it was");
@@ -234,9 +235,9 @@ async fn a_pause_holds_back_and_a_resume_catches_up(bed: Bed) {
 
 async fn a_suspended_tenant_starts_nothing(bed: Bed) {
     let hourly = simple("hourly", "max_active_runs = 1", "cron = \"0 * * * *\"\ncatchup = \"all\"");
-    apply(&bed.store, &[hourly.clone()], &[who("a", "", &["hourly"])], noon()).await;
+    apply(&bed.store, std::slice::from_ref(&hourly), &[who("a", "", &["hourly"])], noon()).await;
     look(&bed.store, noon() + 2 * HOUR).await;
-    apply(&bed.store, &[hourly.clone()], &[who("a", "status = \"suspended\"", &["hourly"])], noon()).await;
+    apply(&bed.store, std::slice::from_ref(&hourly), &[who("a", "status = \"suspended\"", &["hourly"])], noon()).await;
     // What runs goes on to its end; what waits, waits.
     work(&bed).await;
     look(&bed.store, noon() + 5 * HOUR).await;
@@ -257,7 +258,7 @@ async fn a_suspended_tenant_starts_nothing(bed: Bed) {
 async fn quotas_hold_back_and_let_go(bed: Bed) {
     let hourly = simple("hourly", "max_active_runs = 1", "cron = \"0 * * * *\"\ncatchup = \"all\"");
     let tight = who("a", "[quotas]\nqueued_runs = 2\n", &["hourly"]);
-    apply(&bed.store, &[hourly.clone()], &[tight], noon()).await;
+    apply(&bed.store, std::slice::from_ref(&hourly), &[tight], noon()).await;
     look(&bed.store, noon() + 5 * HOUR).await;
     assert_eq!(runs(&bed.store).await.len(), 2, "two may be queued; one of them has started");
     look(&bed.store, noon() + 5 * HOUR + 31_000_000).await;
@@ -325,7 +326,7 @@ async fn backfill(bed: &Bed, dag: &Arc<Dag>, hours: i64, order: Order, reprocess
 
 async fn a_backfill_runs_in_its_own_lane(bed: Bed) {
     let hourly = simple("hourly", "max_active_runs = 1", "cron = \"0 * * * *\"");
-    apply(&bed.store, &[hourly.clone()], &[who("a", "", &["hourly"])], noon()).await;
+    apply(&bed.store, std::slice::from_ref(&hourly), &[who("a", "", &["hourly"])], noon()).await;
     backfill(&bed, &hourly, 1_200, Order::Descending, Reprocess::None).await;
     look(&bed.store, noon() + HOUR).await;
     assert_eq!(
@@ -352,7 +353,7 @@ async fn a_backfill_runs_in_its_own_lane(bed: Bed) {
 
 async fn a_backfill_is_paused_resumed_and_canceled(bed: Bed) {
     let hourly = simple("hourly", "", "cron = \"0 * * * *\"");
-    apply(&bed.store, &[hourly.clone()], &[who("a", "", &["hourly"])], noon()).await;
+    apply(&bed.store, std::slice::from_ref(&hourly), &[who("a", "", &["hourly"])], noon()).await;
     let id = backfill(&bed, &hourly, 10, Order::Ascending, Reprocess::None).await;
     let whose = tenant_id("a");
     let control = |to| bed.store.control_backfill(&whose, id, to);
@@ -372,7 +373,7 @@ async fn a_backfill_is_paused_resumed_and_canceled(bed: Bed) {
 
 async fn a_backfill_leaves_out_what_has_a_run(bed: Bed) {
     let hourly = simple("hourly", "", "cron = \"0 * * * *\"\ncatchup = \"all\"");
-    apply(&bed.store, &[hourly.clone()], &[who("a", "", &["hourly"])], noon() - 4 * HOUR).await;
+    apply(&bed.store, std::slice::from_ref(&hourly), &[who("a", "", &["hourly"])], noon() - 4 * HOUR).await;
     look(&bed.store, noon()).await;
     // The runs of -3, -2, -1 and 0 are there; one fails, the others succeed.
     let session = bed.session().await;
