@@ -21,8 +21,9 @@ use crate::id::{BackfillId, DagId, Digest, RunId, TenantId};
 use crate::plan::Micros;
 use crate::run::{RunEvent, RunState, transition};
 
-/// Runs that one transaction makes, or cancels: some tens of milliseconds.
-pub const RUNS_AT_ONCE: usize = 500;
+/// Runs that one transaction makes, or cancels: some ten milliseconds, which is what a live run may wait for on
+/// SQLite, where there is one writer.
+pub const RUNS_AT_ONCE: usize = 100;
 
 /// Which intervals first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
