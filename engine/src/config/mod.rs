@@ -143,7 +143,7 @@ pub struct SchedulerConfig {
 impl Default for SchedulerConfig {
     fn default() -> Self {
         // With a lease of 60 s an orphan runs again after 75 s at the latest.
-        Self { reap_seconds: 10.0, reconcile_seconds: 30.0, tick_seconds: 1.0, watch_seconds: 10.0 }
+        Self { reap_seconds: 10.0, reconcile_seconds: 30.0, tick_seconds: 1.0, watch_seconds: 30.0 }
     }
 }
 

@@ -234,6 +234,8 @@ fn warnings_do_not_refuse() {
     assert_eq!(codes(&around(ingest)), ["lint::plain_secret"]);
     let ingest = "[tasks.in]\nkind = \"ingest\"\nwith = { source = \"s\" }";
     assert_eq!(codes(&around(ingest).replacen("retries = 1\n", "", 1)), ["lint::no_retries"]);
+    let cached = "[tasks.in]\nkind = \"ingest\"\ncache = true\nwith = { source = \"s\" }";
+    assert_eq!(codes(&around(cached)), ["lint::cache_without_effect"]);
     let unread = "[tasks.v]\nkind = \"ingest\"\nwith = { source = \"s\" }\n\
                   [tasks.w]\nkind = \"work\"\nneeds = [\"v\", \"up\"]\nwith = { reads = [\"a.json\"] }";
     assert_eq!(codes(&around(unread)), ["lint::unread_output"]);
