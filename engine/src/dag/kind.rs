@@ -87,3 +87,38 @@ pub struct ParamProblem {
     /// How to mend it.
     pub help: Option<String>,
 }
+
+/// A catalog with one kind for every name, for tests of graphs.
+#[cfg(test)]
+pub(crate) struct AnyKind(KindInfo);
+
+#[cfg(test)]
+impl AnyKind {
+    pub(crate) fn new() -> Self {
+        Self(KindInfo {
+            name: "any",
+            code_version: 1,
+            summary: "",
+            params: serde_json::json!({ "type": "object" }),
+            check: |_| Vec::new(),
+            inputs: |_| Vec::new(),
+            outputs: |_| Vec::new(),
+            documents: &[],
+            does_io: false,
+            isolation: Isolation::Inline,
+            depends_on: DependsOn::Inputs,
+            volatile: &[],
+        })
+    }
+}
+
+#[cfg(test)]
+impl KindCatalog for AnyKind {
+    fn kind(&self, _: &str) -> Option<&KindInfo> {
+        Some(&self.0)
+    }
+
+    fn names(&self) -> Vec<&str> {
+        vec!["any"]
+    }
+}

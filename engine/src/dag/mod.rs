@@ -36,6 +36,8 @@ use serde_json::Value;
 
 pub use diagnostic::{Diagnostic, DiagnosticRow, Diagnostics, Severity};
 pub use diff::{TaskChange, diff};
+#[cfg(test)]
+pub(crate) use kind::AnyKind;
 pub use kind::{DependsOn, InputSpec, KindCatalog, KindInfo, OutputSpec, ParamProblem};
 pub use limits::{MAX_DEPTH, MAX_EDGES, MAX_MATRIX_ELEMENTS, MAX_SOURCE_BYTES, MAX_TASKS};
 pub use lower::{lower, lower_bytes};

@@ -20,7 +20,7 @@ use crate::artifact::{ArtifactRef, ArtifactStore};
 use crate::dag::Isolation;
 use crate::id::SessionId;
 use crate::plan::FailureKind;
-use crate::store::{Claim, Finish, Memo, MemoHit, Outcome, Store, TenantRegistry, Work};
+use crate::store::{Claim, Finish, Memo, MemoHit, Outcome, Store, TenantRegistry, Work, chain};
 use crate::task::{ErrorClass, Input, Kinds, TaskContext, TaskContextParts, TaskError, TaskOutput};
 use crate::template::render;
 
@@ -342,16 +342,4 @@ fn accept(output: TaskOutput) -> Outcome {
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
-}
-
-/// An error and what lay beneath, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

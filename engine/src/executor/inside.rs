@@ -23,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{chain, judge};
+use super::attempt::judge;
 use super::failed;
 use super::handover::{Ending, HandBack, ProcessLimits, Spec, VERSION};
 use super::kin::Kin;
@@ -31,7 +31,7 @@ use crate::artifact::{ArtifactError, ArtifactRef, ArtifactStore};
 use crate::id::{ModelName, TenantId};
 use crate::plan::{FailureKind, Micros};
 use crate::registry::{ModelRegistry, ModelVersion, RegistryError};
-use crate::store::{OpenMode, Store, TenantRegistry};
+use crate::store::{OpenMode, Store, TenantRegistry, chain};
 use crate::task::{AttemptLog, ErrorClass, Kinds, LogStream, TaskContext, TaskContextParts};
 
 /// Why there was no attempt to run, or no way to say how it went.

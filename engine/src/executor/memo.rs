@@ -5,9 +5,9 @@
 
 use serde_json::Value;
 
-use super::attempt::{Environment, chain};
+use super::attempt::Environment;
 use crate::dag::{DependsOn, KindCatalog};
-use crate::store::{Memo, MemoHit, Work, memo_key};
+use crate::store::{Memo, MemoHit, Work, chain, memo_key};
 
 /// The attempt's memo, and the result to link to, if there is one. `None` without `cache = true`, and for
 /// a kind whose results hang on more than the engine pins.

@@ -54,38 +54,12 @@ pub fn forecast_end(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dag::{Isolation, KindCatalog, KindInfo, lower};
-
-    struct Any(KindInfo);
-
-    impl KindCatalog for Any {
-        fn kind(&self, _: &str) -> Option<&KindInfo> {
-            Some(&self.0)
-        }
-
-        fn names(&self) -> Vec<&str> {
-            vec!["any"]
-        }
-    }
+    use crate::dag::{AnyKind, lower};
 
     fn diamond() -> Dag {
         let toml = "[dag]\nid = \"x\"\n[tasks.a]\nkind = \"any\"\n[tasks.b]\nkind = \"any\"\nneeds = [\"a\"]\n\
                     [tasks.c]\nkind = \"any\"\nneeds = [\"a\"]\n[tasks.d]\nkind = \"any\"\nneeds = [\"b\", \"c\"]\n";
-        let kind = KindInfo {
-            name: "any",
-            code_version: 1,
-            summary: "",
-            params: serde_json::json!({ "type": "object" }),
-            check: |_| Vec::new(),
-            inputs: |_| Vec::new(),
-            outputs: |_| Vec::new(),
-            documents: &[],
-            does_io: false,
-            isolation: Isolation::Inline,
-            depends_on: crate::dag::DependsOn::Inputs,
-            volatile: &[],
-        };
-        lower("x.toml", toml, &Any(kind)).expect("good").0
+        lower("x.toml", toml, &AnyKind::new()).expect("good").0
     }
 
     fn id(text: &str) -> TaskId {

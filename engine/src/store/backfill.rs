@@ -9,7 +9,7 @@ use sea_orm::QueryResult;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::create::enqueue;
+use super::create::{enqueue, insert_version};
 use super::dialect::Kind;
 use super::events::run_event;
 use super::rows::{self, param};
@@ -255,8 +255,8 @@ impl Store {
             id,
             tenant: tenant.clone(),
             dag,
-            params: object(rows::get_json(row, "params")?),
-            overlay: object(rows::get_json(row, "overlay")?),
+            params: rows::get_object(row, "params")?,
+            overlay: rows::get_object(row, "overlay")?,
             made,
             fires: fires.into_iter().skip(from).take(RUNS_AT_ONCE).collect(),
         }))
@@ -352,10 +352,6 @@ impl Store {
     }
 }
 
-fn object(value: Value) -> Map<String, Value> {
-    if let Value::Object(map) = value { map } else { Map::new() }
-}
-
 fn read(row: &QueryResult) -> Result<BackfillView, StoreError> {
     fn word<T>(row: &QueryResult, column: &str, parse: fn(&str) -> Option<T>) -> Result<T, StoreError> {
         rows::parse(row, column, |word| parse(word).ok_or_else(|| format!("unknown word {word:?}")))
@@ -403,11 +399,8 @@ impl Write for Create<'_> {
 
     async fn apply(&self, tx: &Tx) -> Result<(), StoreError> {
         let new = self.0;
-        let sql = "INSERT INTO dag_version (digest, dag, source, created_at) VALUES ($1, $2, $3, $4) \
-                   ON CONFLICT (digest) DO NOTHING";
+        insert_version(tx, new.dag).await?;
         let (digest, dag) = (new.dag.version.to_string(), new.dag.id.to_string());
-        let values = vec![digest.clone().into(), dag.clone().into(), new.dag.source.clone().into(), tx.now.into()];
-        tx.execute("pin the DAG version", sql, values).await?;
         // The lane needs its lock, also where no file lets the tenant take the DAG.
         let sql = "INSERT INTO schedule (tenant, dag, is_live, overlay, overlap, since, version, updated_at) \
                    VALUES ($1, $2, FALSE, '{}', 'queue', $3, 0, $3) ON CONFLICT (tenant, dag) DO NOTHING";

@@ -231,12 +231,19 @@ pub(super) fn deadline(new: &NewRun, now: Micros) -> Option<Micros> {
 
 pub(super) async fn insert_versions(tx: &Tx, runs: &[NewRun]) -> Result<(), StoreError> {
     let versions: BTreeMap<String, &Dag> = runs.iter().map(|new| (new.dag.version.to_string(), &*new.dag)).collect();
-    for (digest, dag) in versions {
-        let sql = "INSERT INTO dag_version (digest, dag, source, created_at) VALUES ($1, $2, $3, $4) \
-                   ON CONFLICT (digest) DO NOTHING";
-        let values = vec![digest.into(), dag.id.to_string().into(), dag.source.clone().into(), tx.now.into()];
-        tx.execute("pin the DAG version", sql, values).await?;
+    for dag in versions.into_values() {
+        insert_version(tx, dag).await?;
     }
+    Ok(())
+}
+
+/// Keeps a DAG's version, if it is not there yet.
+pub(super) async fn insert_version(tx: &Tx, dag: &Dag) -> Result<(), StoreError> {
+    let sql = "INSERT INTO dag_version (digest, dag, source, created_at) VALUES ($1, $2, $3, $4) \
+               ON CONFLICT (digest) DO NOTHING";
+    let (digest, id) = (dag.version.to_string(), dag.id.to_string());
+    let values = vec![digest.into(), id.into(), dag.source.clone().into(), tx.now.into()];
+    tx.execute("pin the DAG version", sql, values).await?;
     Ok(())
 }
 

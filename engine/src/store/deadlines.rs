@@ -75,11 +75,7 @@ impl Store {
              AND a.dag = u.dag AND a.kind = 'deadline_missed' AND a.subject = u.run) LIMIT {AT_ONCE}"
         );
         let found = tx::read(&self.db, "read late runs", &sql, vec![]).await?;
-        let one = |row| {
-            let (tenant, dag) = (rows::parse(row, "tenant", TenantId::parse)?, rows::parse(row, "dag", DagId::parse)?);
-            Ok((tenant, dag, rows::parse(row, "run", RunId::parse)?))
-        };
-        found.iter().map(one).collect()
+        found.iter().map(of_a_pair).collect()
     }
 
     /// Runs that were at risk and have ended: (tenant, DAG, run).
@@ -91,11 +87,7 @@ impl Store {
                    AND u.run = a.subject WHERE a.kind = 'deadline_at_risk' AND a.resolved_at IS NULL \
                    AND u.finished_at IS NOT NULL LIMIT 200";
         let found = tx::read(&self.db, "read what is no longer at risk", sql, vec![]).await?;
-        let one = |row| {
-            let (tenant, dag) = (rows::parse(row, "tenant", TenantId::parse)?, rows::parse(row, "dag", DagId::parse)?);
-            Ok((tenant, dag, rows::parse(row, "run", RunId::parse)?))
-        };
-        found.iter().map(one).collect()
+        found.iter().map(of_a_pair).collect()
     }
 
     /// How far each task of a run is.
@@ -144,4 +136,10 @@ impl Store {
         };
         Ok(took.into_iter().map(|(task, all)| (task, median(all))).collect())
     }
+}
+
+/// A run with its DAG.
+fn of_a_pair(row: &sea_orm::QueryResult) -> Result<(TenantId, DagId, RunId), StoreError> {
+    let (tenant, dag) = (rows::parse(row, "tenant", TenantId::parse)?, rows::parse(row, "dag", DagId::parse)?);
+    Ok((tenant, dag, rows::parse(row, "run", RunId::parse)?))
 }

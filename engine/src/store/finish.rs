@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::advance::{Advance, RunKey, RunRow, run_key, successors, task};
 use super::claim::{claim_into, key_of};
-use super::dialect::Kind;
+use super::dialect::{Dialect, Kind};
 use super::events::{Holder, task_note};
 use super::rows::{self, InstanceKey, extend, keyed_rows, param};
 use super::tx::{Part, Tx, Write};
@@ -428,27 +428,32 @@ fn input_rows<'a>(key: &'a InstanceKey, finish: &'a Finish) -> impl Iterator<Ite
     })
 }
 
+/// Artifacts' rows to be inserted.
+pub(super) fn artifacts_part(dialect: Dialect, artifacts: Vec<Value>, now: Micros) -> Part {
+    let columns = [
+        ("name", Kind::Text),
+        ("epoch", Kind::Int),
+        ("key", Kind::Text),
+        ("digest", Kind::Text),
+        ("bytes", Kind::Int),
+        ("row_count", Kind::Int),
+        ("schema_digest", Kind::Text),
+        ("linked_from", Kind::Text),
+    ];
+    let sql = format!(
+        "INSERT INTO artifact (tenant, run, task, element, generation, name, epoch, key, digest, bytes, row_count, \
+         schema_digest, linked_from, created_at) SELECT r.tenant, r.run, r.task, r.element, r.generation, r.name, \
+         r.epoch, r.key, r.digest, r.bytes, r.row_count, r.schema_digest, r.linked_from, $2 FROM {}",
+        keyed_rows(dialect, 1, &columns)
+    );
+    Part { what: "register the artifacts", sql, values: vec![param(artifacts), now.into()] }
+}
+
 /// Registers what was published and read, with the flush.
 fn unit_parts(unit: &mut UnitOfWork<'_>, artifacts: Vec<Value>, inputs: Vec<Value>) {
     let (dialect, now) = (unit.tx.dialect, unit.tx.now);
     if !artifacts.is_empty() {
-        let columns = [
-            ("name", Kind::Text),
-            ("epoch", Kind::Int),
-            ("key", Kind::Text),
-            ("digest", Kind::Text),
-            ("bytes", Kind::Int),
-            ("row_count", Kind::Int),
-            ("schema_digest", Kind::Text),
-            ("linked_from", Kind::Text),
-        ];
-        let sql = format!(
-            "INSERT INTO artifact (tenant, run, task, element, generation, name, epoch, key, digest, bytes, \
-             row_count, schema_digest, linked_from, created_at) SELECT r.tenant, r.run, r.task, r.element, r.generation, \
-             r.name, r.epoch, r.key, r.digest, r.bytes, r.row_count, r.schema_digest, r.linked_from, $2 FROM {}",
-            keyed_rows(dialect, 1, &columns)
-        );
-        unit.also(Part { what: "register the artifacts", sql, values: vec![param(artifacts), now.into()] });
+        unit.also(artifacts_part(dialect, artifacts, now));
     }
     if !inputs.is_empty() {
         let columns = [("attempt", Kind::Int), ("key", Kind::Text), ("name", Kind::Text), ("digest", Kind::Text)];

@@ -65,6 +65,7 @@ pub use claim::{Claim, ClaimRequest, ClaimScope};
 pub use create::{NewRun, PinnedDocument, RunKind};
 pub use deadlines::Timed;
 pub use error::StoreError;
+pub(crate) use error::chain;
 pub use finish::{Finish, Finished, Next, Outcome, Receipt};
 pub use limits::{Load, TenantView};
 pub use lineage::{Lineage, LineageNode};

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use serde_json::Value;
 
 use super::create::instance_seed;
@@ -106,22 +106,7 @@ impl Store {
             return Err(StoreError::RunOpen { run, state: summary.state });
         }
         let pinned = self.pinned(tenant, run).await?;
-        let rows = task_instance::Entity::find()
-            .filter(task_instance::Column::Tenant.eq(tenant.as_str()))
-            .filter(task_instance::Column::Run.eq(run.to_string()))
-            .filter(task_instance::Column::Current.eq(true))
-            .order_by_asc(task_instance::Column::Ordinal)
-            .order_by_asc(task_instance::Column::Element)
-            .all(&self.db)
-            .await
-            .map_err(StoreError::query("read the task instances"))?;
-        let published = artifact::Entity::find()
-            .filter(artifact::Column::Tenant.eq(tenant.as_str()))
-            .filter(artifact::Column::Run.eq(run.to_string()))
-            .order_by_asc(artifact::Column::Name)
-            .all(&self.db)
-            .await
-            .map_err(StoreError::query("read the artifacts"))?;
+        let (rows, published) = self.rows_of(tenant, run).await?;
         let mut made: HashMap<(&str, i64, i64, i64), Vec<&artifact::Model>> = HashMap::new();
         for row in &published {
             made.entry((&row.task, row.element, row.generation, row.epoch)).or_default().push(row);

@@ -15,6 +15,7 @@ use super::advance::{Advance, RunRow, move_runs};
 use super::create::{deadline, insert_documents, insert_runs, insert_versions, instance_seed, instances_of};
 use super::dialect::Kind;
 use super::events::run_event;
+use super::finish::artifacts_part;
 use super::rows::{InstanceKey, extend, keyed_rows, param};
 use super::tx::{Tx, Write};
 use super::unit::{NewInstance, UnitOfWork, WaitLimits};
@@ -253,22 +254,7 @@ fn hold_back(
 }
 
 async fn link(tx: &Tx, links: &[Value]) -> Result<(), StoreError> {
-    let columns = [
-        ("name", Kind::Text),
-        ("epoch", Kind::Int),
-        ("key", Kind::Text),
-        ("digest", Kind::Text),
-        ("bytes", Kind::Int),
-        ("row_count", Kind::Int),
-        ("schema_digest", Kind::Text),
-        ("linked_from", Kind::Text),
-    ];
-    let sql = format!(
-        "INSERT INTO artifact (tenant, run, task, element, generation, name, epoch, key, digest, bytes, row_count, \
-         schema_digest, linked_from, created_at) SELECT r.tenant, r.run, r.task, r.element, r.generation, r.name, \
-         r.epoch, r.key, r.digest, r.bytes, r.row_count, r.schema_digest, r.linked_from, $2 FROM {}",
-        keyed_rows(tx.dialect, 1, &columns)
-    );
-    tx.execute("link the artifacts", &sql, vec![param(links.to_vec()), tx.now.into()]).await?;
+    let part = artifacts_part(tx.dialect, links.to_vec(), tx.now);
+    tx.execute("link the artifacts", &part.sql, part.values).await?;
     Ok(())
 }

@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::dialect::Kind;
+use super::dialect::{Dialect, Kind};
 use super::rows::{self, param};
 use super::tx::{Tx, Write};
 use super::{Store, StoreError, tx};
@@ -52,7 +52,7 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn delete_runs(&self, tenant: &TenantId, before: Micros) -> Result<(usize, Vec<String>), StoreError> {
-        self.write(&DeleteRuns { tenant, before }).await
+        self.write(&DeleteRuns { tenant, before, only_artifacts: false }).await
     }
 
     /// Deletes the artifacts of some of a tenant's runs that ended before `before`; the runs stay. Returns
@@ -65,7 +65,7 @@ impl Store {
         tenant: &TenantId,
         before: Micros,
     ) -> Result<(usize, Vec<String>), StoreError> {
-        self.write(&DeleteArtifacts { tenant, before }).await
+        self.write(&DeleteRuns { tenant, before, only_artifacts: true }).await
     }
 
     /// Deletes some events of a tenant's runs that ended before `before`. Returns how many.
@@ -96,34 +96,30 @@ impl Store {
         found.iter().map(|row| Ok((rows::parse(row, "run", RunId::parse)?, rows::get(row, "ended")?))).collect()
     }
 
-    /// The keys below a run's folder that rows of any run name.
+    /// Of keys, those that rows of any run name.
     ///
     /// # Errors
     /// The database's.
     pub async fn named_keys(&self, tenant: &TenantId, keys: &[String]) -> Result<BTreeSet<String>, StoreError> {
         let named = keys.iter().map(|key| json!({ "key": key })).collect();
-        let sql = format!(
-            "SELECT DISTINCT a.key FROM {} JOIN artifact a ON a.tenant = $2 AND a.key = r.key",
-            self.dialect.rows(1, &[("key", Kind::Text)])
-        );
         let values = vec![param(named), tenant.to_string().into()];
-        let found = tx::read(&self.db, "look keys up", &sql, values).await?;
+        let found = tx::read(&self.db, "look keys up", &named_sql(self.dialect), values).await?;
         found.iter().map(|row| rows::get(row, "key")).collect()
     }
 }
 
-/// Locks nothing: what has ended and is that old is moved by nobody but a rerun, whose lock the deletion of
-/// the run's row waits for, and which then finds no run.
-async fn runs(tx: &Tx, sql: &str, tenant: &TenantId, before: Micros) -> Result<sea_orm::Value, StoreError> {
-    let found = tx.all("read what is kept no longer", sql, vec![tenant.to_string().into(), before.into()]).await?;
-    let ids: Result<Vec<_>, StoreError> =
-        found.iter().map(|row| Ok(json!({ "run": rows::get::<String>(row, "run")? }))).collect();
-    Ok(param(ids?))
+/// The keys of `$1` that rows of tenant `$2` name.
+fn named_sql(dialect: Dialect) -> String {
+    format!(
+        "SELECT DISTINCT a.key FROM {} JOIN artifact a ON a.tenant = $2 AND a.key = r.key",
+        dialect.rows(1, &[("key", Kind::Text)])
+    )
 }
 
-fn count(ids: &sea_orm::Value) -> usize {
-    let text = if let sea_orm::Value::String(Some(text)) = ids { text.as_str() } else { "[]" };
-    serde_json::from_str::<Vec<serde_json::Value>>(text).map_or(0, |ids| ids.len())
+/// The runs that a select of `u.run` over [`MAY_GO`] finds, as rows of `run`.
+async fn runs(tx: &Tx, sql: &str, tenant: &TenantId, before: Micros) -> Result<Vec<Value>, StoreError> {
+    let found = tx.all("read what is kept no longer", sql, vec![tenant.to_string().into(), before.into()]).await?;
+    found.iter().map(|row| Ok(json!({ "run": rows::get::<String>(row, "run")? }))).collect()
 }
 
 /// Deletes the artifact rows of runs, and the memo keys that led to them; returns the keys that no other row names.
@@ -135,37 +131,52 @@ async fn artifacts(tx: &Tx, tenant: &TenantId, ids: &sea_orm::Value) -> Result<V
     let keys: Vec<String> = found.iter().map(|row| rows::get(row, "key")).collect::<Result<_, _>>()?;
     let sql = format!("DELETE FROM memo WHERE tenant = $2 AND run IN (SELECT r.run FROM {source})");
     tx.execute("delete memo keys", &sql, values()).await?;
-    let named = keys.iter().map(|key| json!({ "key": key })).collect();
-    let sql = format!(
-        "SELECT DISTINCT a.key FROM {} JOIN artifact a ON a.tenant = $2 AND a.key = r.key",
-        tx.dialect.rows(1, &[("key", Kind::Text)])
-    );
-    let found = tx.all("look keys up", &sql, vec![param(named), tenant.to_string().into()]).await?;
+    let named = param(keys.iter().map(|key| json!({ "key": key })).collect());
+    let found = tx.all("look keys up", &named_sql(tx.dialect), vec![named, tenant.to_string().into()]).await?;
     let linked: BTreeSet<String> = found.iter().map(|row| rows::get(row, "key")).collect::<Result<_, _>>()?;
     Ok(keys.into_iter().filter(|key| !linked.contains(key)).collect())
 }
 
+/// Deletes runs, or only what they made.
 struct DeleteRuns<'a> {
     tenant: &'a TenantId,
     before: Micros,
+    /// Whether the runs stay.
+    only_artifacts: bool,
 }
 
 #[async_trait]
 impl Write for DeleteRuns<'_> {
     type Output = (usize, Vec<String>);
-    const WHAT: &'static str = "delete runs";
+    const WHAT: &'static str = "delete runs or their artifacts";
 
     async fn apply(&self, tx: &Tx) -> Result<Self::Output, StoreError> {
+        let which = match self.only_artifacts {
+            true => " AND EXISTS (SELECT 1 FROM artifact a WHERE a.tenant = u.tenant AND a.run = u.run)",
+            false => "",
+        };
         let sql = format!(
-            "SELECT u.run FROM run u WHERE {MAY_GO} ORDER BY u.finished_at LIMIT {RUNS_AT_ONCE}{}",
+            "SELECT u.run FROM run u WHERE {MAY_GO}{which} ORDER BY u.finished_at LIMIT {RUNS_AT_ONCE}{}",
             tx.dialect.lock("u")
         );
-        let ids = runs(tx, &sql, self.tenant, self.before).await?;
-        let deleted = count(&ids);
+        let found = runs(tx, &sql, self.tenant, self.before).await?;
+        let deleted = found.len();
         if deleted == 0 {
             return Ok((0, Vec::new()));
         }
+        let ids = param(found);
         let keys = artifacts(tx, self.tenant, &ids).await?;
+        if !self.only_artifacts {
+            self.rows(tx, ids).await?;
+        }
+        tx.all_of(Vec::new()).await?;
+        Ok((deleted, keys))
+    }
+}
+
+impl DeleteRuns<'_> {
+    /// Deletes all other rows of runs, and theirs.
+    async fn rows(&self, tx: &Tx, ids: sea_orm::Value) -> Result<(), StoreError> {
         let source = tx.dialect.rows(1, &[("run", Kind::Text)]);
         for table in OF_A_RUN {
             let column = if table == "trigger_use" { "source_run" } else { "run" };
@@ -174,35 +185,7 @@ impl Write for DeleteRuns<'_> {
         }
         let sql = format!("DELETE FROM run WHERE tenant = $2 AND run IN (SELECT r.run FROM {source})");
         tx.execute(Self::WHAT, &sql, vec![ids, self.tenant.to_string().into()]).await?;
-        tx.all_of(Vec::new()).await?;
-        Ok((deleted, keys))
-    }
-}
-
-struct DeleteArtifacts<'a> {
-    tenant: &'a TenantId,
-    before: Micros,
-}
-
-#[async_trait]
-impl Write for DeleteArtifacts<'_> {
-    type Output = (usize, Vec<String>);
-    const WHAT: &'static str = "delete artifacts";
-
-    async fn apply(&self, tx: &Tx) -> Result<Self::Output, StoreError> {
-        let sql = format!(
-            "SELECT u.run FROM run u WHERE {MAY_GO} AND EXISTS (SELECT 1 FROM artifact a WHERE a.tenant = u.tenant \
-             AND a.run = u.run) ORDER BY u.finished_at LIMIT {RUNS_AT_ONCE}{}",
-            tx.dialect.lock("u")
-        );
-        let ids = runs(tx, &sql, self.tenant, self.before).await?;
-        let deleted = count(&ids);
-        if deleted == 0 {
-            return Ok((0, Vec::new()));
-        }
-        let keys = artifacts(tx, self.tenant, &ids).await?;
-        tx.all_of(Vec::new()).await?;
-        Ok((deleted, keys))
+        Ok(())
     }
 }
 
@@ -221,11 +204,11 @@ impl Write for DeleteEvents<'_> {
             "SELECT u.run FROM run u WHERE {MAY_GO} AND EXISTS (SELECT 1 FROM event e WHERE e.tenant = u.tenant \
              AND e.run = u.run) ORDER BY u.finished_at LIMIT {RUNS_AT_ONCE}"
         );
-        let ids = runs(tx, &sql, self.tenant, self.before).await?;
+        let ids = param(runs(tx, &sql, self.tenant, self.before).await?);
         let source = tx.dialect.rows(1, &[("run", Kind::Text)]);
         let row = match tx.dialect {
-            super::dialect::Dialect::Sqlite => "rowid",
-            super::dialect::Dialect::Postgres => "ctid",
+            Dialect::Sqlite => "rowid",
+            Dialect::Postgres => "ctid",
         };
         let sql = format!(
             "DELETE FROM event WHERE {row} IN (SELECT {row} FROM event WHERE tenant = $2 \

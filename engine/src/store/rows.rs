@@ -4,7 +4,7 @@
 //! an error here, not a default.
 
 use sea_orm::QueryResult;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::StoreError;
 use super::dialect::{Column, Dialect, Kind};
@@ -98,6 +98,11 @@ pub(super) fn parse<T, E: std::fmt::Display>(
 /// A text column of JSON.
 pub(super) fn get_json(row: &QueryResult, column: &str) -> Result<Value, StoreError> {
     parse(row, column, |text| serde_json::from_str(text))
+}
+
+/// A text column of a JSON object; anything else is an empty one.
+pub(super) fn get_object(row: &QueryResult, column: &str) -> Result<Map<String, Value>, StoreError> {
+    Ok(if let Value::Object(map) = get_json(row, column)? { map } else { Map::new() })
 }
 
 /// The instance that a row is about.

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
 use super::alerts::{AlertKind, NewAlert};
-use super::create::enqueue;
+use super::create::{enqueue, insert_version};
 use super::dialect::Kind;
 use super::rows::{self, param};
 use super::tx::{Tx, Write};
@@ -197,7 +197,7 @@ impl Store {
                 dag,
                 owed_at: rows::get(row, "owed_at")?,
                 rule: rows::get_json(row, "rule")?,
-                params: object(rows::get_json(row, "overlay")?),
+                params: rows::get_object(row, "overlay")?,
                 since: rows::get(row, "since")?,
                 last_fire: rows::get(row, "last_fire")?,
                 version: rows::get(row, "version")?,
@@ -340,10 +340,6 @@ fn read_view(row: &sea_orm::QueryResult) -> Result<ScheduleView, StoreError> {
     })
 }
 
-fn object(value: Value) -> Map<String, Value> {
-    if let Value::Object(map) = value { map } else { Map::new() }
-}
-
 /// What a change of files is about: rows within it that are not named any more are retired.
 #[derive(Debug, Clone, Default)]
 pub struct Retired {
@@ -368,11 +364,7 @@ impl Write for ApplyDags<'_> {
     async fn apply(&self, tx: &Tx) -> Result<(), StoreError> {
         for dag in self.0 {
             let digest = dag.version.to_string();
-            let sql = "INSERT INTO dag_version (digest, dag, source, created_at) VALUES ($1, $2, $3, $4) \
-                       ON CONFLICT (digest) DO NOTHING";
-            let values =
-                vec![digest.clone().into(), dag.id.to_string().into(), dag.source.clone().into(), tx.now.into()];
-            tx.execute(Self::WHAT, sql, values).await?;
+            insert_version(tx, dag).await?;
             let sql = "INSERT INTO dag (dag, dag_version, applied_at) VALUES ($1, $2, $3) ON CONFLICT (dag) \
                        DO UPDATE SET dag_version = excluded.dag_version, applied_at = excluded.applied_at \
                        WHERE dag.dag_version <> excluded.dag_version";

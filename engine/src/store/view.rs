@@ -168,12 +168,12 @@ impl Store {
         summary(row)
     }
 
-    /// A run whole, with its tasks, artifacts and outputs; [`Store::run_page`] bounds what it reads.
-    ///
-    /// # Errors
-    /// No such run of that tenant.
-    pub async fn run_view(&self, tenant: &TenantId, id: RunId) -> Result<RunView, StoreError> {
-        let summary = self.run_summary(tenant, id).await?;
+    /// A run's current task instances, in the order of the DAG, and its artifacts, by name.
+    pub(super) async fn rows_of(
+        &self,
+        tenant: &TenantId,
+        id: RunId,
+    ) -> Result<(Vec<task_instance::Model>, Vec<artifact::Model>), StoreError> {
         let instances = task_instance::Entity::find()
             .filter(task_instance::Column::Tenant.eq(tenant.as_str()))
             .filter(task_instance::Column::Run.eq(id.to_string()))
@@ -190,6 +190,16 @@ impl Store {
             .all(&self.db)
             .await
             .map_err(StoreError::query("read the artifacts"))?;
+        Ok((instances, published))
+    }
+
+    /// A run whole, with its tasks, artifacts and outputs; [`Store::run_page`] bounds what it reads.
+    ///
+    /// # Errors
+    /// No such run of that tenant.
+    pub async fn run_view(&self, tenant: &TenantId, id: RunId) -> Result<RunView, StoreError> {
+        let summary = self.run_summary(tenant, id).await?;
+        let (instances, published) = self.rows_of(tenant, id).await?;
         let all = u64::try_from(instances.len()).unwrap_or(u64::MAX);
         whole(summary, all, &instances, &published)
     }

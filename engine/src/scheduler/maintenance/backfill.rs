@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::fire::chain;
 use crate::id::RunId;
 use crate::launch::{LaunchError, Launcher, Request};
-use crate::store::{AlertKind, BackfillChunk, NewAlert, NewRun, PastFire, RunKind, Store, StoreError};
+use crate::store::{AlertKind, BackfillChunk, NewAlert, NewRun, PastFire, RunKind, Store, StoreError, chain};
 
 /// The most that one round takes: what comes due meanwhile must not wait longer.
 const ROUND: Duration = Duration::from_secs(2);

@@ -15,7 +15,7 @@ use crate::launch::{LaunchError, Launcher, Request};
 use crate::plan::Micros;
 use crate::schedule::Fire;
 use crate::scheduler::subscribe::timetable;
-use crate::store::{AlertKind, DueSchedule, FireOutcome, Fired, NewAlert, NewRun, RunKind, Store, StoreError};
+use crate::store::{AlertKind, DueSchedule, FireOutcome, Fired, NewAlert, NewRun, RunKind, Store, StoreError, chain};
 
 /// Schedules that one look takes.
 const AT_ONCE: usize = 200;
@@ -207,16 +207,4 @@ fn runs(schedule: &DueSchedule, launcher: &Launcher, fires: &[Fire], jitter: i64
         ..model.clone()
     };
     Ok(fires.iter().map(run).collect())
-}
-
-/// An error and what lay beneath, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -11,13 +11,12 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::fire::chain;
 use crate::dag::Arrival;
 use crate::id::{DagId, RunId};
 use crate::launch::{Launcher, Request};
 use crate::plan::Micros;
 use crate::schedule::parse_duration;
-use crate::store::{AlertKind, Arrived, NewAlert, RunKind, Source, Store, StoreError, Waiting};
+use crate::store::{AlertKind, Arrived, NewAlert, RunKind, Source, Store, StoreError, Waiting, chain};
 
 /// A transaction that ended longer ago is seen by everybody.
 const SETTLED: Micros = 60 * 1_000_000;
