@@ -487,6 +487,7 @@ impl Write for Fire<'_> {
         // Quotas are locked in the order of tenants.
         mine.sort_by(|a, b| a.tenant.cmp(&b.tenant));
         let mut rooms = Rooms::live();
+        rooms.look_up(tx, mine.iter().map(|it| &it.tenant)).await?;
         let (mut outcome, mut moves, mut runs) = (FireOutcome::default(), Vec::new(), Vec::new());
         for it in mine {
             let room = rooms.take(tx, &it.tenant, it.runs.len()).await?;
@@ -553,6 +554,20 @@ impl Rooms {
     /// For backfills, which have what live runs leave.
     pub(super) fn backfill() -> Self {
         Self { left: BTreeMap::new(), counted: "" }
+    }
+
+    /// Learns at once which of these tenants have no such quota, so that nobody is asked about one by one.
+    async fn look_up(&mut self, tx: &Tx, tenants: impl Iterator<Item = &TenantId>) -> Result<(), StoreError> {
+        let named: BTreeSet<&TenantId> = tenants.collect();
+        let named = named.into_iter().map(|it| json!({ "tenant": it })).collect();
+        let source = tx.dialect.rows(1, &[("tenant", Kind::Text)]);
+        let sql = format!("SELECT n.tenant, n.quotas FROM {source} JOIN tenant n ON n.tenant = r.tenant");
+        for row in &tx.all("read the tenants' quotas", &sql, vec![param(named)]).await? {
+            if quotas(row)?.queued_runs.is_none() {
+                self.left.insert(rows::parse(row, "tenant", TenantId::parse)?, None);
+            }
+        }
+        Ok(())
     }
 
     /// How many of `count` more runs a tenant may queue; they are counted.
