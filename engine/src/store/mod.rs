@@ -37,6 +37,7 @@ mod registry;
 mod replay;
 mod rerun;
 mod retention;
+mod rooms;
 mod rows;
 mod schedules;
 mod session;

@@ -484,22 +484,7 @@ async fn a_year_of_schedules_and_crashes() {
         }
     }
     assert!(crashes > 10, "{crashes}");
-    let mut expected = BTreeSet::new();
-    for dag in &sources {
-        for tenant in &people {
-            let until = now
-                - timetable_of(dag, None, &CalendarTexts::new())
-                    .expect("fits")
-                    .expect("a rule")
-                    .schedule()
-                    .jitter(&dag.id, &tenant.id);
-            expected.extend(
-                fires(dag, start, until, Order::Ascending)
-                    .iter()
-                    .map(|it| (tenant.id.to_string(), dag.id.to_string(), it.0)),
-            );
-        }
-    }
+    let expected = expected(&sources, &people, start, now);
     let found = bed.store.runs(None, None, 10_000_000).await.expect("runs");
     let found: Vec<_> = found.iter().map(|it| (it.tenant.to_string(), it.dag.clone(), at(&it.logical_time))).collect();
     let unique: BTreeSet<_> = found.iter().cloned().collect();
@@ -507,4 +492,18 @@ async fn a_year_of_schedules_and_crashes() {
     assert!(expected.len() > 90_000, "{}", expected.len());
     let (missing, surplus) = (expected.difference(&unique).count(), unique.difference(&expected).count());
     assert_eq!((missing, surplus), (0, 0), "of {}", expected.len());
+}
+
+/// What an independent count of the rules expects between two moments: tenant, DAG, logical time.
+fn expected(dags: &[Arc<Dag>], tenants: &[TenantSpec], start: i64, now: i64) -> BTreeSet<(String, String, i64)> {
+    let mut expected = BTreeSet::new();
+    for dag in dags {
+        let table = timetable_of(dag, None, &CalendarTexts::new()).expect("fits").expect("a rule");
+        for tenant in tenants {
+            let until = now - table.schedule().jitter(&dag.id, &tenant.id);
+            let due = fires(dag, start, until, Order::Ascending);
+            expected.extend(due.iter().map(|it| (tenant.id.to_string(), dag.id.to_string(), it.0)));
+        }
+    }
+    expected
 }
