@@ -135,8 +135,8 @@ impl Store {
              ORDER BY u.tenant, u.dag LIMIT 1), \
              (SELECT u.dag FROM run u WHERE u.state = 'queued' AND (u.tenant, u.dag) > (pair.tenant, pair.dag) \
              ORDER BY u.tenant, u.dag LIMIT 1) FROM pair WHERE pair.tenant IS NOT NULL) \
-             SELECT s.tenant, s.dag FROM pair JOIN schedule s ON s.tenant = pair.tenant AND s.dag = pair.dag \
-             JOIN tenant n ON n.tenant = s.tenant WHERE n.status <> 'suspended' AND {NOT_PAUSED} \
+             SELECT s.tenant, s.dag FROM pair CROSS JOIN schedule s CROSS JOIN tenant n \
+             WHERE s.tenant = pair.tenant AND s.dag = pair.dag AND n.tenant = s.tenant AND n.status <> 'suspended' AND {NOT_PAUSED} \
              AND (s.max_active IS NULL OR s.overlap <> 'queue' OR s.max_active > (SELECT COUNT(*) FROM run a \
              WHERE a.tenant = s.tenant AND a.dag = s.dag AND a.state IN ('running', 'canceling') \
              AND a.backfill IS NULL) OR EXISTS (SELECT 1 FROM backfill b WHERE b.tenant = s.tenant \
@@ -373,8 +373,8 @@ impl Admit<'_> {
 /// How many live runs of each pair are active; none where it is not named.
 async fn live_active(tx: &Tx, pairs: &[Pair]) -> Result<BTreeMap<(TenantId, DagId), u32>, StoreError> {
     let sql = format!(
-        "SELECT a.tenant, a.dag, COUNT(*) AS n FROM {} JOIN run a ON a.tenant = r.tenant AND a.dag = r.dag \
-         WHERE a.state IN ('running', 'canceling') AND a.backfill IS NULL GROUP BY a.tenant, a.dag",
+        "SELECT a.tenant, a.dag, COUNT(*) AS n FROM {} CROSS JOIN run a \
+         WHERE a.tenant = r.tenant AND a.dag = r.dag AND a.state IN ('running', 'canceling') AND a.backfill IS NULL GROUP BY a.tenant, a.dag",
         tx.dialect.rows(1, &PAIR)
     );
     let limited = pairs.iter().filter(|it| it.max_active.is_some());
@@ -451,8 +451,8 @@ async fn oldest_active(tx: &Tx, pair: &Pair, count: usize) -> Result<Vec<(Tenant
 /// The backfills of these pairs that go on, the oldest first, with what each may have active.
 async fn backfills<'a>(tx: &Tx, pairs: &'a [Pair]) -> Result<Vec<(&'a Pair, BackfillId, u32)>, StoreError> {
     let sql = format!(
-        "SELECT b.tenant, b.dag, b.backfill, b.max_active FROM {} JOIN backfill b ON b.tenant = r.tenant \
-         AND b.dag = r.dag WHERE b.state = 'running' ORDER BY b.created_at, b.backfill",
+        "SELECT b.tenant, b.dag, b.backfill, b.max_active FROM {} CROSS JOIN backfill b \
+         WHERE b.tenant = r.tenant AND b.dag = r.dag AND b.state = 'running' ORDER BY b.created_at, b.backfill",
         tx.dialect.rows(1, &PAIR)
     );
     let found = tx.all("read the backfills", &sql, vec![param(pairs.iter().map(Pair::json).collect())]).await?;

@@ -29,7 +29,7 @@ const CHUNK: usize = 1_000;
 fn runs_at_once(dialect: Dialect) -> usize {
     match dialect {
         Dialect::Sqlite => 20,
-        Dialect::Postgres => 100,
+        Dialect::Postgres => 40,
     }
 }
 

@@ -41,7 +41,7 @@ impl Rooms {
         let named: BTreeSet<&TenantId> = tenants.collect();
         let named = named.into_iter().map(|it| json!({ "tenant": it })).collect();
         let source = tx.dialect.rows(1, &[("tenant", Kind::Text)]);
-        let sql = format!("SELECT n.tenant, n.quotas FROM {source} JOIN tenant n ON n.tenant = r.tenant");
+        let sql = format!("SELECT n.tenant, n.quotas FROM {source} CROSS JOIN tenant n WHERE n.tenant = r.tenant");
         for row in &tx.all("read the tenants' quotas", &sql, vec![param(named)]).await? {
             if quotas(row)?.queued_runs.is_none() {
                 self.left.insert(rows::parse(row, "tenant", TenantId::parse)?, None);
