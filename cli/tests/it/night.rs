@@ -1,8 +1,9 @@
 //! A night of twenty tenants under a server and two workers on Postgres: one with broken input, one
 //! suspended, one over its quota.
 //!
-//! Built without optimization it runs the first step of the main job on small files; with `--release`, the
-//! whole of it on the bundled data: `cargo xtask test -- --release -E 'test(/^night::/)'`.
+//! It runs the first step of the main job on small files. Where an optimized binary is named, each tenant
+//! runs the whole of it on the bundled data:
+//! `HEADWORKS_TEST_BINARY=$PWD/target/release/headworks cargo xtask test -- -E 'test(/^night::/)'`.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
@@ -11,14 +12,12 @@ use std::time::{Duration, Instant};
 use chrono::{Timelike, Utc};
 use serde_json::Value;
 
-use crate::bench::Bench;
+use crate::bench::{BINARY, Bench};
 
 /// Tenants without anything special.
 const ORDINARY: usize = 17;
-/// Whether each tenant runs the whole main job on the bundled data.
-const IS_WHOLE: bool = !cfg!(debug_assertions);
 /// A night of this test, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(if IS_WHOLE { 1_500 } else { 200 });
+const PATIENCE: Duration = Duration::from_secs(1_500);
 /// Between two questions.
 const LOOK: Duration = Duration::from_millis(300);
 
@@ -64,11 +63,16 @@ impl Drop for Process {
     }
 }
 
+/// Whether each tenant runs the whole main job on the bundled data.
+fn is_whole() -> bool {
+    std::env::var_os(BINARY).is_some()
+}
+
 /// A tenant's file; its sales are good ones unless it has others.
 fn tenant(id: &str, more: &str, source: Option<&str>, cron: &str) -> String {
     let (source, contract) = match source {
         Some(source) => (source, "csv"),
-        None if IS_WHOLE => ("dags/data/online_retail/online_retail.parquet", "online_retail"),
+        None if is_whole() => ("dags/data/online_retail/online_retail.parquet", "online_retail"),
         None => ("sales.csv", "csv"),
     };
     format!(
@@ -126,10 +130,10 @@ fn line<'a>(summary: &'a Value, tenant: &str) -> &'a Value {
 fn seventeen_succeed_one_fails_one_does_not_run_one_waits_for_its_quota() {
     let all = Bench::of_repository();
     let text = std::fs::read_to_string(all.path("dags/contracts/online_retail.toml")).expect("the contract");
-    let mut bench = if IS_WHOLE { all } else { Bench::new() };
+    let mut bench = if is_whole() { all } else { Bench::new() };
     let database = testkit::postgres();
     bench.set("HEADWORKS_STORE_URL", database.url());
-    if IS_WHOLE {
+    if is_whole() {
         for bundled in ["gift_shop", "rossmann"] {
             std::fs::remove_file(bench.path(&format!("dags/tenants/{bundled}.toml"))).expect("bundled");
         }
