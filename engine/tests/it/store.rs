@@ -171,6 +171,7 @@ macro_rules! on_both {
 
 pub(crate) use on_both;
 // After the macro, whose scope is textual.
+mod drill;
 mod replay;
 mod rerun;
 mod why;

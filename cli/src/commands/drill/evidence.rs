@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use engine::clock::{parse_rfc3339, rfc3339};
-use engine::drill::{Exit, Trouble};
+use engine::drill::{Action, Exit, Trouble};
 use engine::run::RunState;
 use engine::store::{EventView, RunView, Store, Struck};
 use serde_json::{Value, json};
@@ -39,6 +39,7 @@ impl Clock {
     /// Reads the record of every run.
     pub(super) async fn read(stage: &Stage<'_>, done: &Performance, store: &Store) -> Result<Self, Failure> {
         let mut it = Self { faults: Vec::new(), traces: Vec::new(), recovered: Vec::new() };
+        let struck = struck_steps(stage);
         it.faults.extend(done.mishaps.iter().map(|it| (it.at, format!("{}: {}", it.label, it.what))));
         for made in &done.made {
             for struck in store.faults_of(&made.tenant, made.run).await? {
@@ -46,7 +47,7 @@ impl Clock {
             }
             for event in store.events(&made.tenant, made.run).await? {
                 let (at, is_run) = (instant(&event.at), event.instance.is_none());
-                if is_run && event.state == RunState::Succeeded.as_str() {
+                if is_run && event.state == RunState::Succeeded.as_str() && struck.contains(&made.step.as_str()) {
                     it.recovered.push((at, format!("run {} succeeded", made.run)));
                 } else if BAD.iter().any(|word| event.event.contains(word)) {
                     it.traces.push((at, event_words(&event)));
@@ -98,6 +99,21 @@ impl Clock {
     pub(super) fn recovery(&self) -> Option<f64> {
         Some(seconds(self.end()?.0 - self.first_fault()?))
     }
+}
+
+/// Steps whose runs are struck by a fault, and replays of those: what has to end well before it is over. A run that
+/// is made to compare with is none of them.
+fn struck_steps<'a>(stage: &'a Stage<'_>) -> Vec<&'a str> {
+    let mut struck: Vec<&str> = stage.drill.faults.iter().map(|it| it.step.as_str()).collect();
+    for step in &stage.drill.steps {
+        if let Action::Replay { of, .. } = &step.action
+            && step.action.makes_run()
+            && struck.contains(&of.as_str())
+        {
+            struck.push(&step.name);
+        }
+    }
+    struck
 }
 
 impl Evidence {
