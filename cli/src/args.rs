@@ -110,6 +110,13 @@ pub(crate) struct WorkerArgs {
 pub(crate) enum BenchCommand {
     /// The engine on tasks that do nothing, beside what the database can do.
     Engine(BenchArgs),
+    /// The other process of `bench engine --workload w6`.
+    #[command(hide = true)]
+    Worker {
+        /// The benchmark's database.
+        #[arg(long, value_name = "URL")]
+        store: String,
+    },
     /// Schedules that come due, and a backfill beside live runs.
     Scheduler {
         /// An empty database [default: SQLite in a temporary folder].

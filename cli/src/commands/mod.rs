@@ -84,6 +84,7 @@ pub(crate) async fn dispatch(args: &Args, output: &Output) -> Result<ExitCode, F
         Command::Serve(args) => serve::serve(&session, args).await,
         Command::Worker(args) => serve::worker(&session, args).await,
         Command::Bench(BenchCommand::Engine(args)) => bench::run(&session, args).await,
+        Command::Bench(BenchCommand::Worker { store }) => bench::across::worker(&session, store.clone()).await,
         Command::Bench(BenchCommand::Scheduler { store }) => bench::scheduler::run(&session, store.clone()).await,
         Command::Attempt => Ok(attempt::run(output)),
     }

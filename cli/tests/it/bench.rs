@@ -16,6 +16,9 @@ pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the repository is there")
 }
 
+/// Names another binary than the one that was built for the tests: an optimized one.
+pub(crate) const BINARY: &str = "HEADWORKS_TEST_BINARY";
+
 impl Bench {
     /// An empty project.
     pub(crate) fn new() -> Self {
@@ -51,7 +54,8 @@ impl Bench {
 
     /// The binary, about to be run.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_headworks"));
+        let built = env!("CARGO_BIN_EXE_headworks");
+        let mut command = Command::new(std::env::var_os(BINARY).unwrap_or_else(|| built.into()));
         command.args(args).current_dir(self.folder.path()).stdin(Stdio::null());
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command

@@ -13,9 +13,10 @@ use serde_json::json;
 
 use super::alerts::{AlertKind, NewAlert, raise};
 use super::create::{Starting, start_runs};
-use super::dialect::Kind;
+use super::dialect::{Column, Dialect, Kind};
+use super::rooms::quotas;
 use super::rows::{self, param};
-use super::schedules::{NOT_PAUSED, quotas};
+use super::schedules::NOT_PAUSED;
 use super::tx::{Tx, Write};
 use super::{Store, StoreError, tx};
 use crate::dag::Overlap;
@@ -46,6 +47,15 @@ struct Pair {
     overlap: Overlap,
     /// What the tenant's artifacts may weigh.
     quota: Option<u64>,
+}
+
+/// The columns of [`Pair::json`].
+const PAIR: [Column; 2] = [("tenant", Kind::Text), ("dag", Kind::Text)];
+
+impl Pair {
+    fn json(&self) -> serde_json::Value {
+        json!({ "tenant": self.tenant, "dag": self.dag })
+    }
 }
 
 impl Store {
@@ -114,7 +124,8 @@ impl Store {
         })
     }
 
-    /// Pairs that have queued runs, by a walk along the index, whatever number each has.
+    /// Pairs of which a queued run may start, as far as one read can tell: by a walk along the index,
+    /// whatever number each has. Who waits for an active run to end is not looked at each time.
     async fn queued_pairs(&self) -> Result<Vec<(TenantId, DagId)>, StoreError> {
         let first = "SELECT u.tenant, u.dag FROM run u WHERE u.state = 'queued'";
         let sql = format!(
@@ -124,7 +135,12 @@ impl Store {
              ORDER BY u.tenant, u.dag LIMIT 1), \
              (SELECT u.dag FROM run u WHERE u.state = 'queued' AND (u.tenant, u.dag) > (pair.tenant, pair.dag) \
              ORDER BY u.tenant, u.dag LIMIT 1) FROM pair WHERE pair.tenant IS NOT NULL) \
-             SELECT tenant, dag FROM pair WHERE tenant IS NOT NULL"
+             SELECT s.tenant, s.dag FROM pair CROSS JOIN schedule s CROSS JOIN tenant n \
+             WHERE s.tenant = pair.tenant AND s.dag = pair.dag AND n.tenant = s.tenant AND n.status <> 'suspended' AND {NOT_PAUSED} \
+             AND (s.max_active IS NULL OR s.overlap <> 'queue' OR s.max_active > (SELECT COUNT(*) FROM run a \
+             WHERE a.tenant = s.tenant AND a.dag = s.dag AND a.state IN ('running', 'canceling') \
+             AND a.backfill IS NULL) OR EXISTS (SELECT 1 FROM backfill b WHERE b.tenant = s.tenant \
+             AND b.dag = s.dag AND b.state = 'running')) ORDER BY s.tenant, s.dag"
         );
         let found = tx::read(&self.db, "read what is queued", &sql, vec![]).await?;
         let pair = |row| Ok((rows::parse(row, "tenant", TenantId::parse)?, rows::parse(row, "dag", DagId::parse)?));
@@ -142,6 +158,9 @@ fn sum(row: &QueryResult, column: &str) -> Result<i64, StoreError> {
     rows::get::<i64>(row, column)
 }
 
+/// What starting a run takes; `u` is the run.
+const PICK: &str = "SELECT u.tenant, u.run, u.dag_version, u.seed, u.priority, u.deadline_at FROM run u";
+
 struct Admit<'a> {
     store: &'a Store,
     pairs: &'a [(TenantId, DagId)],
@@ -156,18 +175,31 @@ impl Write for Admit<'_> {
         let mut admitted = Admitted::default();
         let mut starting = Vec::new();
         let mut weighed = BTreeMap::new();
+        let mut pairs = Vec::new();
         for pair in self.lock(tx).await? {
+            if !is_over_quota(tx, &pair, &mut weighed).await? {
+                pairs.push(pair);
+            }
+        }
+        // Counted after the lock, in a statement of its own: what another scheduler has started is seen.
+        let active = live_active(tx, &pairs).await?;
+        let active = |pair: &Pair| active.get(&(pair.tenant.clone(), pair.dag.clone())).copied().unwrap_or(0);
+        let room = |pair: &Pair| pair.max_active.map_or(STARTS_AT_ONCE, |limit| limit.saturating_sub(active(pair)));
+        let is_plain = |pair: &Pair| pair.overlap == Overlap::Queue || pair.max_active.is_none();
+        let plain = pairs.iter().filter(|it| is_plain(it)).map(|it| (it, room(it).min(STARTS_AT_ONCE))).collect();
+        starting.extend(self.pick_live(tx, plain).await?);
+        for pair in pairs.iter().filter(|it| !is_plain(it)) {
             if starting.len() >= BUDGET {
                 break;
             }
-            if is_over_quota(tx, &pair, &mut weighed).await? {
-                continue;
+            starting.extend(self.overlapping(tx, pair, room(pair), &mut admitted).await?);
+        }
+        for (pair, backfill, limit) in backfills(tx, &pairs).await? {
+            if starting.len() >= BUDGET {
+                break;
             }
-            starting.extend(self.live(tx, &pair, &mut admitted).await?);
-            for (backfill, limit) in backfills(tx, &pair).await? {
-                let room = limit.saturating_sub(active(tx, &pair, Some(backfill)).await?);
-                starting.extend(self.pick(tx, &pair, Some(backfill), (room.min(STARTS_AT_ONCE), "ASC")).await?);
-            }
+            let room = limit.saturating_sub(backfill_active(tx, pair, backfill).await?);
+            starting.extend(self.pick(tx, pair, Some(backfill), (room.min(STARTS_AT_ONCE), "ASC")).await?);
         }
         if starting.is_empty() {
             return Ok(admitted);
@@ -187,7 +219,7 @@ impl Admit<'_> {
             "SELECT s.tenant, s.dag, s.max_active, s.overlap, n.quotas FROM {} \
              JOIN schedule s ON s.tenant = r.tenant AND s.dag = r.dag JOIN tenant n ON n.tenant = s.tenant \
              WHERE n.status <> 'suspended' AND {NOT_PAUSED} ORDER BY s.tenant, s.dag{skip}",
-            tx.dialect.rows(1, &[("tenant", Kind::Text), ("dag", Kind::Text)])
+            tx.dialect.rows(1, &PAIR)
         );
         let found = tx.all("lock what is queued", &sql, vec![param(named)]).await?;
         let pair = |row: &QueryResult| {
@@ -203,26 +235,57 @@ impl Admit<'_> {
         found.iter().map(pair).collect()
     }
 
-    /// The live runs of a pair that start, after its policy for overlaps.
-    async fn live(&self, tx: &Tx, pair: &Pair, admitted: &mut Admitted) -> Result<Vec<Starting>, StoreError> {
-        let Some(limit) = pair.max_active else { return self.pick(tx, pair, None, (STARTS_AT_ONCE, "ASC")).await };
-        let active = active(tx, pair, None).await?;
-        let room = limit.saturating_sub(active);
-        match pair.overlap {
-            Overlap::Queue => {}
-            Overlap::Skip => admitted.to_cancel.extend(self.beyond(tx, pair, room, "queue_rank").await?),
-            Overlap::CancelOlder => {
-                // The newest ones start; who is older, and waits or runs, makes room. Who ends already, does.
-                admitted.to_cancel.extend(self.beyond(tx, pair, limit, "queue_rank DESC").await?);
-                let newest = self.pick(tx, pair, None, (limit, "DESC")).await?;
-                let running = running(tx, pair).await?;
-                let surplus = (running + newest.len()).saturating_sub(limit as usize);
-                admitted.to_cancel.extend(oldest_active(tx, pair, surplus).await?);
-                return Ok(newest.into_iter().take(room as usize).collect());
+    /// The live runs that start of pairs where they queue: of each the next ones, as many as said.
+    async fn pick_live(&self, tx: &Tx, mut lanes: Vec<(&Pair, u32)>) -> Result<Vec<Starting>, StoreError> {
+        lanes.retain(|(_, room)| *room > 0);
+        if tx.dialect == Dialect::Sqlite {
+            let mut starting = Vec::new();
+            for (pair, room) in lanes {
+                if starting.len() >= BUDGET {
+                    break;
+                }
+                starting.extend(self.pick(tx, pair, None, (room, "ASC")).await?);
             }
+            return Ok(starting);
         }
+        if lanes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let columns = [("tenant", Kind::Text), ("dag", Kind::Text), ("room", Kind::Int)];
+        let sql = format!(
+            "SELECT p.* FROM {} CROSS JOIN LATERAL ({PICK} WHERE u.tenant = r.tenant AND u.dag = r.dag \
+             AND u.state = 'queued' AND u.backfill IS NULL AND u.start_at <= $2 \
+             ORDER BY u.queue_rank, u.run LIMIT r.room FOR UPDATE) AS p LIMIT {BUDGET}",
+            tx.dialect.rows(1, &columns)
+        );
+        let named =
+            lanes.iter().map(|(it, room)| json!({ "tenant": it.tenant, "dag": it.dag, "room": room })).collect();
+        let found = tx.all("pick queued runs", &sql, vec![param(named), tx.now.into()]).await?;
+        self.starting(tx, &found).await
+    }
+
+    /// The live runs of a pair that start where they do not queue, after its policy for overlaps.
+    async fn overlapping(
+        &self,
+        tx: &Tx,
+        pair: &Pair,
+        room: u32,
+        admitted: &mut Admitted,
+    ) -> Result<Vec<Starting>, StoreError> {
+        let limit = pair.max_active.unwrap_or(STARTS_AT_ONCE);
+        if pair.overlap == Overlap::CancelOlder {
+            // The newest ones start; who is older, and waits or runs, makes room. Who ends already, does.
+            admitted.to_cancel.extend(self.beyond(tx, pair, limit, "queue_rank DESC").await?);
+            let newest = self.pick(tx, pair, None, (limit, "DESC")).await?;
+            let running = running(tx, pair).await?;
+            let surplus = (running + newest.len()).saturating_sub(limit as usize);
+            admitted.to_cancel.extend(oldest_active(tx, pair, surplus).await?);
+            return Ok(newest.into_iter().take(room as usize).collect());
+        }
+        let beyond = self.beyond(tx, pair, room, "queue_rank").await?;
         let mut starting = self.pick(tx, pair, None, (room.min(STARTS_AT_ONCE), "ASC")).await?;
-        starting.retain(|it| !admitted.to_cancel.contains(&(it.tenant.clone(), it.run)));
+        starting.retain(|it| !beyond.contains(&(it.tenant.clone(), it.run)));
+        admitted.to_cancel.extend(beyond);
         Ok(starting)
     }
 
@@ -239,8 +302,7 @@ impl Admit<'_> {
         }
         let within = if lane.is_some() { "u.backfill = $3" } else { "u.backfill IS NULL AND $3 IS NULL" };
         let sql = format!(
-            "SELECT u.run, u.dag_version, u.seed, u.priority, u.deadline_at FROM run u \
-             WHERE u.tenant = $1 AND u.dag = $2 AND u.state = 'queued' AND {within} \
+            "{PICK} WHERE u.tenant = $1 AND u.dag = $2 AND u.state = 'queued' AND {within} \
              AND u.start_at <= $5 ORDER BY u.queue_rank {order}, u.run LIMIT $4{}",
             tx.dialect.lock("u")
         );
@@ -252,8 +314,13 @@ impl Admit<'_> {
             tx.now.into(),
         ];
         let found = tx.all("pick queued runs", &sql, values).await?;
+        self.starting(tx, &found).await
+    }
+
+    /// What the rows of [`PICK`] say.
+    async fn starting(&self, tx: &Tx, found: &[QueryResult]) -> Result<Vec<Starting>, StoreError> {
         let mut starting = Vec::with_capacity(found.len());
-        for row in &found {
+        for row in found {
             let digest = rows::parse(row, "dag_version", Digest::parse)?;
             let dag = match self.store.cached_dag(digest) {
                 Some(dag) => dag,
@@ -269,7 +336,7 @@ impl Admit<'_> {
                 },
             };
             starting.push(Starting {
-                tenant: pair.tenant.clone(),
+                tenant: rows::parse(row, "tenant", TenantId::parse)?,
                 run: rows::parse(row, "run", RunId::parse)?,
                 dag,
                 seed: rows::get::<i64>(row, "seed")?.cast_unsigned(),
@@ -303,12 +370,27 @@ impl Admit<'_> {
     }
 }
 
-/// Active runs of a lane.
-async fn active(tx: &Tx, pair: &Pair, lane: Option<BackfillId>) -> Result<u32, StoreError> {
+/// How many live runs of each pair are active; none where it is not named.
+async fn live_active(tx: &Tx, pairs: &[Pair]) -> Result<BTreeMap<(TenantId, DagId), u32>, StoreError> {
+    let sql = format!(
+        "SELECT a.tenant, a.dag, COUNT(*) AS n FROM {} CROSS JOIN run a \
+         WHERE a.tenant = r.tenant AND a.dag = r.dag AND a.state IN ('running', 'canceling') AND a.backfill IS NULL GROUP BY a.tenant, a.dag",
+        tx.dialect.rows(1, &PAIR)
+    );
+    let limited = pairs.iter().filter(|it| it.max_active.is_some());
+    let found = tx.all("count active runs", &sql, vec![param(limited.map(Pair::json).collect())]).await?;
+    let one = |row| {
+        let pair = (rows::parse(row, "tenant", TenantId::parse)?, rows::parse(row, "dag", DagId::parse)?);
+        Ok((pair, rows::count(row, "n")?))
+    };
+    found.iter().map(one).collect()
+}
+
+/// Active runs of a backfill.
+async fn backfill_active(tx: &Tx, pair: &Pair, backfill: BackfillId) -> Result<u32, StoreError> {
     let sql = "SELECT COUNT(*) AS n FROM run WHERE tenant = $1 AND dag = $2 AND state IN ('running', 'canceling') \
-               AND backfill IS NOT DISTINCT FROM $3";
-    let values =
-        vec![pair.tenant.to_string().into(), pair.dag.to_string().into(), lane.map(|id| id.to_string()).into()];
+               AND backfill = $3";
+    let values = vec![pair.tenant.to_string().into(), pair.dag.to_string().into(), backfill.to_string().into()];
     let found = tx.all("count active runs", sql, values).await?;
     found.first().map_or(Ok(0), |row| rows::count(row, "n"))
 }
@@ -366,12 +448,23 @@ async fn oldest_active(tx: &Tx, pair: &Pair, count: usize) -> Result<Vec<(Tenant
     found.iter().map(|row| Ok((pair.tenant.clone(), rows::parse(row, "run", RunId::parse)?))).collect()
 }
 
-/// The backfills of a pair that go on, with what each may have active.
-async fn backfills(tx: &Tx, pair: &Pair) -> Result<Vec<(BackfillId, u32)>, StoreError> {
-    let sql = "SELECT backfill, max_active FROM backfill WHERE tenant = $1 AND dag = $2 AND state = 'running' \
-               ORDER BY created_at";
-    let values = vec![pair.tenant.to_string().into(), pair.dag.to_string().into()];
-    let found = tx.all("read the backfills", sql, values).await?;
-    let one = |row| Ok((rows::parse(row, "backfill", BackfillId::parse)?, rows::count(row, "max_active")?));
-    found.iter().map(one).collect()
+/// The backfills of these pairs that go on, the oldest first, with what each may have active.
+async fn backfills<'a>(tx: &Tx, pairs: &'a [Pair]) -> Result<Vec<(&'a Pair, BackfillId, u32)>, StoreError> {
+    let sql = format!(
+        "SELECT b.tenant, b.dag, b.backfill, b.max_active FROM {} CROSS JOIN backfill b \
+         WHERE b.tenant = r.tenant AND b.dag = r.dag AND b.state = 'running' ORDER BY b.created_at, b.backfill",
+        tx.dialect.rows(1, &PAIR)
+    );
+    let found = tx.all("read the backfills", &sql, vec![param(pairs.iter().map(Pair::json).collect())]).await?;
+    let mut backfills = Vec::with_capacity(found.len());
+    for row in &found {
+        let tenant = rows::parse(row, "tenant", TenantId::parse)?;
+        let dag = rows::parse(row, "dag", DagId::parse)?;
+        let pair = pairs.iter().find(|it| it.tenant == tenant && it.dag == dag);
+        let limit = rows::count(row, "max_active")?;
+        if let Some(pair) = pair {
+            backfills.push((pair, rows::parse(row, "backfill", BackfillId::parse)?, limit));
+        }
+    }
+    Ok(backfills)
 }

@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::create::{enqueue, insert_version};
-use super::dialect::Kind;
+use super::dialect::{Dialect, Kind};
 use super::events::run_event;
+use super::rooms::Rooms;
 use super::rows::{self, param};
-use super::schedules::Rooms;
 use super::tx::{Part, Tx, Write};
 use super::{NewRun, Store, StoreError, tx};
 use crate::dag::Dag;
@@ -21,9 +21,17 @@ use crate::id::{BackfillId, DagId, Digest, RunId, TenantId};
 use crate::plan::Micros;
 use crate::run::{RunEvent, RunState, transition};
 
-/// Runs that one transaction makes, or cancels: some ten milliseconds, which is what a live run may wait for on
-/// SQLite, where there is one writer.
-pub const RUNS_AT_ONCE: usize = 100;
+/// Fires of one [`BackfillChunk`].
+const CHUNK: usize = 1_000;
+
+/// Runs that one transaction makes, or cancels. A live run takes a few turns from its submission to its
+/// first task; on SQLite, where there is one writer, each of them waits for one such transaction.
+fn runs_at_once(dialect: Dialect) -> usize {
+    match dialect {
+        Dialect::Sqlite => 20,
+        Dialect::Postgres => 40,
+    }
+}
 
 /// Which intervals first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,7 +166,7 @@ pub struct BackfillChunk {
     pub overlay: Map<String, Value>,
     /// How many fires were looked at before.
     pub made: u64,
-    /// The next ones, at most [`RUNS_AT_ONCE`].
+    /// The next ones, some hundreds.
     pub fires: Vec<PastFire>,
 }
 
@@ -258,12 +266,12 @@ impl Store {
             params: rows::get_object(row, "params")?,
             overlay: rows::get_object(row, "overlay")?,
             made,
-            fires: fires.into_iter().skip(from).take(RUNS_AT_ONCE).collect(),
+            fires: fires.into_iter().skip(from).take(CHUNK).collect(),
         }))
     }
 
-    /// Makes the runs of a chunk. Returns how many were made; `None` if another scheduler was faster, the
-    /// backfill was paused, or the tenant has as many queued runs as it may.
+    /// Makes the runs of a chunk, some per transaction. Returns how many were made; `None` if another
+    /// scheduler was faster, the backfill was paused, or the tenant has as many queued runs as it may.
     ///
     /// # Errors
     /// The database's.
@@ -272,7 +280,17 @@ impl Store {
         chunk: &BackfillChunk,
         runs: &[NewRun],
     ) -> Result<Option<usize>, StoreError> {
-        self.write(&Make { store: self, chunk, runs }).await
+        let at_once = runs_at_once(self.dialect);
+        let mut made = 0;
+        for (nth, runs) in runs.chunks(at_once).enumerate() {
+            let from = chunk.made + (nth * at_once) as u64;
+            match self.write(&Make { store: self, chunk, from, runs }).await? {
+                Some(count) => made += count,
+                None if nth == 0 => return Ok(None),
+                None => break,
+            }
+        }
+        Ok(Some(made))
     }
 
     /// Ends backfills whose runs have all ended. Returns how many.
@@ -381,7 +399,7 @@ fn logical(fires: &[PastFire]) -> Vec<Value> {
 /// The logical times of `$1` that a policy (`$4`) leaves out for tenant `$2` and DAG `$3`: those with a run
 /// for the same moment, and for `failed` only where one succeeded or is under way. A manual run is about
 /// the moment it was asked for, and counts only if it named this interval.
-fn left_out_sql(dialect: super::dialect::Dialect) -> String {
+fn left_out_sql(dialect: Dialect) -> String {
     format!(
         "SELECT DISTINCT u.logical_time FROM {} JOIN run u ON u.tenant = $2 AND u.dag = $3 \
          AND u.logical_time = r.logical_time WHERE u.kind NOT IN ('verify', 'drill') AND ($4 = 'none' OR ($4 = 'failed' \
@@ -432,6 +450,8 @@ impl Write for Create<'_> {
 struct Make<'a> {
     store: &'a Store,
     chunk: &'a BackfillChunk,
+    /// Fires that were looked at before these.
+    from: u64,
     runs: &'a [NewRun],
 }
 
@@ -454,12 +474,13 @@ impl Write for Make<'_> {
              AND b.state = 'running' AND b.made = $3{}",
             tx.dialect.lock("b")
         );
-        let made = i64::try_from(chunk.made).unwrap_or(i64::MAX);
+        let made = i64::try_from(self.from).unwrap_or(i64::MAX);
         let values = vec![tenant.to_string().into(), chunk.id.to_string().into(), made.into()];
         let found = tx.all(Self::WHAT, &sql, values).await?;
         let Some(row) = found.first() else { return Ok(None) };
         let (dag, reprocess): (String, String) = (rows::get(row, "dag")?, rows::get(row, "reprocess")?);
-        let values = vec![param(logical(&chunk.fires)), tenant.to_string().into(), dag.into(), reprocess.into()];
+        let logical = self.runs.iter().map(|run| json!({ "logical_time": run.logical_time })).collect();
+        let values = vec![param(logical), tenant.to_string().into(), dag.into(), reprocess.into()];
         let found = tx.all(Self::WHAT, &left_out_sql(tx.dialect), values).await?;
         let out: std::collections::BTreeSet<i64> =
             found.iter().map(|row| rows::get(row, "logical_time")).collect::<Result<_, _>>()?;
@@ -549,7 +570,8 @@ impl Write for CancelQueued<'_> {
         let ended = transition(asked.to(), RunEvent::Canceled)?;
         let sql = format!(
             "SELECT u.run FROM run u WHERE u.tenant = $1 AND u.backfill = $2 AND u.state = 'queued' \
-             ORDER BY u.run LIMIT {RUNS_AT_ONCE}{}",
+             ORDER BY u.run LIMIT {}{}",
+            runs_at_once(tx.dialect),
             tx.dialect.lock("u")
         );
         let values = vec![self.tenant.to_string().into(), self.id.to_string().into()];

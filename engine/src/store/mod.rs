@@ -39,6 +39,7 @@ mod registry;
 mod replay;
 mod rerun;
 mod retention;
+mod rooms;
 mod rows;
 mod schedules;
 mod session;

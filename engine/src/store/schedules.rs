@@ -5,7 +5,7 @@
 //! the index that allows one run per tenant, DAG and logical time stands behind it. What a rule means is
 //! the business of the pure `schedule`; the scheduler asks it between [`Store::due`] and [`Store::fire`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::alerts::{AlertKind, NewAlert};
 use super::create::{enqueue, insert_version};
 use super::dialect::Kind;
+use super::rooms::Rooms;
 use super::rows::{self, param};
 use super::tx::{Tx, Write};
 use super::{NewRun, Store, StoreError, tx};
@@ -21,7 +22,6 @@ use crate::dag::{Dag, Overlap};
 use crate::id::{DagId, Digest, RunId, TenantId};
 use crate::plan::Micros;
 use crate::run::RunState;
-use crate::tenant::Quotas;
 
 /// A tenant takes a DAG.
 #[derive(Debug, Clone, PartialEq)]
@@ -237,10 +237,12 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn agenda(&self, now: Micros) -> Result<Agenda, StoreError> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM schedule WHERE next_at <= $1) AS is_due, \
-                   EXISTS (SELECT 1 FROM run WHERE state = 'queued') AS is_queued, \
+        // The first of each by an index, whatever a planner without statistics thinks of the others.
+        let sql = "SELECT COALESCE((SELECT MIN(next_at) FROM schedule WHERE next_at IS NOT NULL) <= $1, FALSE) AS is_due, \
+                   (SELECT tenant FROM run WHERE state = 'queued' ORDER BY tenant, dag LIMIT 1) IS NOT NULL AS is_queued, \
                    EXISTS (SELECT 1 FROM backfill WHERE state = 'running') AS has_backfills, \
-                   EXISTS (SELECT 1 FROM schedule WHERE is_live AND trigger_on IS NOT NULL) AS has_triggers";
+                   (SELECT tenant FROM schedule WHERE is_live AND trigger_on IS NOT NULL \
+                   ORDER BY tenant, dag LIMIT 1) IS NOT NULL AS has_triggers";
         let found = tx::read(&self.db, "read what is to be done", sql, vec![now.into()]).await?;
         let row = found.first().ok_or(StoreError::Corrupt { what: "schedule", detail: "no answer".into() })?;
         Ok(Agenda {
@@ -487,6 +489,7 @@ impl Write for Fire<'_> {
         // Quotas are locked in the order of tenants.
         mine.sort_by(|a, b| a.tenant.cmp(&b.tenant));
         let mut rooms = Rooms::live();
+        rooms.look_up(tx, mine.iter().map(|it| &it.tenant)).await?;
         let (mut outcome, mut moves, mut runs) = (FireOutcome::default(), Vec::new(), Vec::new());
         for it in mine {
             let room = rooms.take(tx, &it.tenant, it.runs.len()).await?;
@@ -535,57 +538,4 @@ impl Fire<'_> {
         let pair = |row| Ok((rows::parse(row, "tenant", TenantId::parse)?, rows::parse(row, "dag", DagId::parse)?));
         found.iter().map(pair).collect()
     }
-}
-
-/// How many more runs each tenant may queue; read once per transaction.
-pub(super) struct Rooms {
-    left: BTreeMap<TenantId, Option<usize>>,
-    /// Which of its queued runs count.
-    counted: &'static str,
-}
-
-impl Rooms {
-    /// For live runs: what backfills have queued takes nothing from them.
-    pub(super) fn live() -> Self {
-        Self { left: BTreeMap::new(), counted: " AND backfill IS NULL" }
-    }
-
-    /// For backfills, which have what live runs leave.
-    pub(super) fn backfill() -> Self {
-        Self { left: BTreeMap::new(), counted: "" }
-    }
-
-    /// How many of `count` more runs a tenant may queue; they are counted.
-    pub(super) async fn take(&mut self, tx: &Tx, tenant: &TenantId, count: usize) -> Result<usize, StoreError> {
-        let left = match self.left.get(tenant) {
-            Some(left) => *left,
-            None => self.room(tx, tenant).await?,
-        };
-        let taken = left.map_or(count, |left| left.min(count));
-        self.left.insert(tenant.clone(), left.map(|left| left - taken));
-        Ok(taken)
-    }
-
-    /// Locks a tenant's quota and counts its queued runs; `None` = it has no such quota.
-    async fn room(&self, tx: &Tx, tenant: &TenantId) -> Result<Option<usize>, StoreError> {
-        let key = || vec![tenant.to_string().into()];
-        let read = |row: &sea_orm::QueryResult| Ok::<_, StoreError>(quotas(row)?.queued_runs);
-        let sql = "SELECT n.quotas FROM tenant n WHERE n.tenant = $1";
-        let found = tx.all("read a tenant's quota", sql, key()).await?;
-        if found.first().map(read).transpose()?.flatten().is_none() {
-            return Ok(None);
-        }
-        // Only who has a quota is locked for it: workers that claim for a tenant lock its row, too.
-        let found = tx.all("lock a tenant's quota", &format!("{sql}{}", tx.dialect.lock("n")), key()).await?;
-        let Some(quota) = found.first().map(read).transpose()?.flatten() else { return Ok(None) };
-        let sql = format!("SELECT COUNT(*) AS n FROM run WHERE tenant = $1 AND state = 'queued'{}", self.counted);
-        let found = tx.all("count the queued runs", &sql, key()).await?;
-        let queued = found.first().map_or(Ok(0), |row| rows::count(row, "n"))?;
-        Ok(Some(quota.saturating_sub(queued) as usize))
-    }
-}
-
-/// The quotas of a tenant's row.
-pub(super) fn quotas(row: &sea_orm::QueryResult) -> Result<Quotas, StoreError> {
-    rows::parse(row, "quotas", |text| serde_json::from_str::<Quotas>(text))
 }

@@ -11,8 +11,9 @@ use serde_json::{Map, Value, json};
 
 use super::create::enqueue;
 use super::dialect::Kind;
+use super::rooms::Rooms;
 use super::rows::{self, param};
-use super::schedules::{NOT_PAUSED, Rooms};
+use super::schedules::NOT_PAUSED;
 use super::tx::{Part, Tx, Write};
 use super::{NewRun, Store, StoreError, tx};
 use crate::dag::{Arrival, Dag};

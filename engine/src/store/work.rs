@@ -132,16 +132,8 @@ impl Store {
         if let Some(pinned) = self.pins().get(&key) {
             return Ok(Arc::clone(pinned));
         }
-        let facts = run_facts(&self.db, tenant, run).await?;
-        let sql = "SELECT digest AS dag_version, dag, source FROM dag_version WHERE digest = $1";
-        let values = vec![facts.row.dag_version.clone().into()];
-        let found = super::tx::read(&self.db, "read a DAG version", sql, values).await?;
-        let row = found.first().ok_or_else(|| StoreError::Corrupt {
-            what: "run",
-            detail: format!("its DAG version {} is not there", facts.row.dag_version),
-        })?;
-        let dag = self.dag_of(row)?;
-        let documents = self.documents(tenant, run).await?;
+        let (facts, documents) = tokio::try_join!(run_facts(&self.db, tenant, run), self.documents(tenant, run))?;
+        let dag = self.dag_version(Digest::parse(&facts.row.dag_version).map_err(corrupt("run"))?).await?;
         let pinned = Arc::new(Pinned { dag, facts, documents });
         let mut pins = self.pins();
         if pins.len() >= PINS_KEPT {

@@ -202,7 +202,7 @@ impl Shared {
     fn allowance(&self, bytes: usize) -> usize {
         let mut budget = lock(&self.budget);
         let Some(left) = *budget else { return bytes };
-        if left > bytes as u64 {
+        if left >= bytes as u64 {
             *budget = Some(left - bytes as u64);
             return bytes;
         }

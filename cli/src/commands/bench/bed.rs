@@ -76,8 +76,14 @@ impl Bed {
         })
     }
 
+    /// The database's URL, without its password.
     pub(super) fn url(&self) -> &str {
         self.store.url()
+    }
+
+    /// The database's URL, for a process that has to connect.
+    pub(super) fn full_url(&self) -> &str {
+        &self.settings.attempts.store_url
     }
 
     pub(super) fn isolation(&self) -> &'static str {

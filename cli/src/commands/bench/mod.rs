@@ -3,6 +3,7 @@
 //! Every figure comes with its floor, measured in the same run: single-row durable commits per second
 //! on the same database, by one client. The database has to be empty, or a benchmark's own.
 
+pub(super) mod across;
 mod bed;
 mod dags;
 pub(super) mod noop;
@@ -101,7 +102,18 @@ fn shown(document: &Value) -> String {
         number("commits_per_task"),
         number("floor_commits_per_second"),
     );
-    for name in ["p50_ms", "p99_ms", "floors", "alone_p99_ms", "created_seconds", "show_ms", "why_ms"] {
+    for name in [
+        "p50_ms",
+        "p99_ms",
+        "across_p50_ms",
+        "across_p99_ms",
+        "floors",
+        "slots_busy",
+        "alone_p99_ms",
+        "created_seconds",
+        "show_ms",
+        "why_ms",
+    ] {
         if let Some(value) = document[name].as_f64() {
             text.push_str(&format!("; {name} {value:.2}"));
         }

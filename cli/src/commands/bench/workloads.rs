@@ -9,7 +9,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::bed::Bed;
-use super::{Measured, dags};
+use super::{Measured, across, dags};
 use crate::exit::Failure;
 
 /// Repetitions of what takes milliseconds.
@@ -76,7 +76,8 @@ pub(super) async fn many_chains(bed: &Bed) -> Result<Measured, Failure> {
     Ok(Measured { tasks: RUNS * TASKS, runs: RUNS, seconds, commits, ..Measured::default() })
 }
 
-/// W6: from the commit that made a task ready to the start of its attempt, on an idle engine.
+/// W6: from the commit that made a task ready to the start of its attempt, on an idle engine; on Postgres
+/// also where the attempt is another process's.
 pub(super) async fn latency(bed: &Bed) -> Result<Measured, Failure> {
     const TASKS: usize = 200;
     let dag = bed.dag(&dags::chain(1))?;
@@ -97,7 +98,12 @@ pub(super) async fn latency(bed: &Bed) -> Result<Measured, Failure> {
     serving.stop().await?;
     let seconds = started.elapsed().as_secs_f64();
     let (p50, p99) = (quantile(&mut waits, 0.5), quantile(&mut waits, 0.99));
-    let measured = Measured { tasks: TASKS, runs: TASKS, seconds, ..Measured::default() };
+    let mut measured = Measured { tasks: TASKS, runs: TASKS, seconds, ..Measured::default() };
+    if !bed.url().starts_with("sqlite") {
+        let mut waits = across::waits(bed, &dags::chain(1), TASKS).await?;
+        measured.more.push(("across_p50_ms", json!(quantile(&mut waits, 0.5))));
+        measured.more.push(("across_p99_ms", json!(quantile(&mut waits, 0.99))));
+    }
     Ok(Measured { p50_ms: Some(p50), p99_ms: Some(p99), ..measured })
 }
 
