@@ -181,6 +181,7 @@ fn an_expectation_that_does_not_hold_ends_with_4_and_is_named() {
     assert_eq!(failed[0]["detail"], "the champion is version 1");
     let log = std::fs::read_to_string(path(&document, "incident.md")).expect("a log");
     assert!(log.contains("DOES NOT HOLD: a miracle"), "{log}");
+    assert_eq!(bench.run(&["drill", "show", "no_such"]).code(), 2);
     let plain = bench.run(&["drill", "show", "challenger_regression"]);
     assert!(plain.out().contains("DOES NOT HOLD") && plain.out().contains("a miracle"), "{}", plain.out());
 }
@@ -196,10 +197,131 @@ fn a_mistake_in_a_drill_is_told_with_its_place() {
     assert_eq!((&row["code"], &row["line"]), (&"drill::bad_value".into(), &line.into()), "{found:#}");
     assert!(row["help"].as_str().is_some_and(|help| help.contains("lose_worker")), "{row}");
     assert_eq!(bench.run(&["drill", "run", "docs/runbooks/worker_killed.toml"]).code(), 3);
-    assert_eq!(bench.run(&["drill", "show", "no_such"]).code(), 2);
     bench.write("dags/tenants/x.toml", "[tenant]\nid = \"drill-x\"\n");
     let reserved = bench.run(&["run", "retail_demand"]);
     assert!(reserved.code() == 3 && reserved.err().contains("drill tenant"), "{}", reserved.err());
+}
+
+/// A DAG of programs: `a` and `b` are killed, `c` hangs, the store refuses `d` twice.
+const STEPS: &str = r#"
+[dag]
+id = "steps"
+[defaults]
+retries = { max = 1, backoff = "constant", initial = "10ms", jitter = false, retry_on = "any" }
+[tasks.a]
+kind = "command"
+with = { program = "echo 1 > $HEADWORKS_ARTIFACTS/a.json", shell = true, outputs = ["a.json"] }
+[tasks.b]
+kind = "command"
+needs = ["a"]
+with = { program = "echo 2 > $HEADWORKS_ARTIFACTS/b.json", shell = true, inputs = ["a.json"], outputs = ["b.json"] }
+[tasks.c]
+kind = "command"
+needs = ["b"]
+timeout = "1s"
+with = { program = "true" }
+[tasks.d]
+kind = "command"
+needs = ["c"]
+with = { program = "echo 4 > $HEADWORKS_ARTIFACTS/d.json", shell = true, outputs = ["d.json"] }
+"#;
+
+const STRUCK: &str = r#"
+[drill]
+id = "struck"
+title = "Attempts are killed, hang, and meet a store that refuses"
+runbook = "struck.md"
+[run]
+dag = "steps"
+[[fault]]
+kind = "kill"
+task = "a"
+at = "begun"
+[[fault]]
+kind = "kill"
+task = "b"
+at = "published"
+[[fault]]
+kind = "hang"
+task = "c"
+[[fault]]
+kind = "object_store"
+task = "d"
+operation = "put"
+failures = 2
+latency = "10ms"
+[[step]]
+name = "night"
+do = "run"
+[[step]]
+name = "hold"
+do = "pause"
+[[step]]
+name = "go_on"
+do = "unpause"
+[[expect]]
+name = "a process that is killed is a loss, and runs again"
+that = "task"
+task = "a"
+is = "succeeded"
+attempts = 2
+[[expect]]
+name = "so is one that had published"
+that = "task"
+task = "b"
+is = "succeeded"
+attempts = 2
+[[expect]]
+name = "what hangs is ended by its limit"
+that = "task"
+task = "c"
+is = "succeeded"
+attempts = 2
+[[expect]]
+name = "two refusals cost no attempt"
+that = "task"
+task = "d"
+is = "succeeded"
+attempts = 1
+[[expect]]
+name = "nothing is there twice"
+that = "whole"
+"#;
+
+#[test]
+fn attempts_are_struck_on_postgres_and_s3() {
+    let (database, store) = (testkit::postgres(), testkit::S3Server::start());
+    let mut bench = Bench::new();
+    std::fs::create_dir_all(bench.path("docs/runbooks")).expect("a folder");
+    bench
+        .write("dags/steps.toml", STEPS)
+        .write("docs/runbooks/struck.toml", STRUCK)
+        .write("docs/runbooks/struck.md", "x");
+    bench.set("HEADWORKS_STORE_URL", database.url()).set("HEADWORKS_ARTIFACTS_URL", store.url("drills"));
+    bench.set("HEADWORKS_EXECUTOR_CANCEL_GRACE_SECONDS", "0.1");
+    for (name, value) in store.env() {
+        bench.set(name, value);
+    }
+    let (code, document) = run(&bench, "struck");
+    assert_eq!((code, &document["verdict"]), (0, &"passed".into()), "{document:#}");
+    let evidence = read(&document, "evidence.json");
+    let faults: Vec<_> =
+        evidence["injected_faults"].as_array().expect("faults").iter().filter_map(|it| it["what"].as_str()).collect();
+    for (fault, begins) in faults.iter().zip([
+        "a attempt 1: SIGKILL",
+        "b attempt 1: SIGKILL",
+        "c attempt 1: the attempt hangs",
+        "d attempt 1: the first 2 writes",
+    ]) {
+        assert!(fault.starts_with(begins), "{faults:#?}");
+    }
+    assert_eq!(faults.len(), 4, "{faults:#?}");
+    let tenant = evidence["tenants"][0]["tenant"].as_str().expect("a tenant");
+    let id = evidence["runs"][0]["run_id"].as_str().expect("an id");
+    let events = bench.run(&["runs", "events", id, "--tenant", tenant, "--json"]).json(0);
+    let crashes = events["events"].as_array().expect("events").iter();
+    let crashes = crashes.filter(|it| it["detail"]["code"] == "attempt_crashed").count();
+    assert_eq!(crashes, 2, "{events:#}");
 }
 
 /// The drill of the database against a server of its own, restarted by the configured command.

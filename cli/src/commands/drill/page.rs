@@ -72,7 +72,8 @@ mod tests {
             "runs": [{ "step": "night", "name": "shop", "run_id": "1", "kind": "drill", "state": "succeeded",
                 "tasks": [{ "task": "train", "index": 0, "state": "succeeded", "generation": 1, "attempts": 2, "seconds": 1.0, "reason": null }],
                 "artifacts": [{ "task": "train", "index": 0, "name": "model.bin", "digest": "ab", "bytes": 7 }] }],
-            "timeline": [{ "at": "then", "kind": "fault", "what": "SIGKILL" }, { "at": "then", "kind": "transition", "what": "lost" }],
+            "timeline": [{ "at": "then", "kind": "fault", "what": "SIGKILL" },
+                { "at": "then", "kind": "action", "what": "night: headworks run" }, { "at": "then", "kind": "transition", "what": "lost" }],
             "expectations": [{ "name": "it ends", "passed": false, "detail": "it does not" }],
         })
     }
