@@ -1,6 +1,6 @@
 //! From a drill's file to a [`Drill`], or to everything that is wrong with it at once.
 //!
-//! Called by the CLI and by `headworks validate`'s kin; mistakes are diagnostics like those of a DAG, under codes of
+//! Called by `headworks drill` and `headworks validate`; mistakes are diagnostics like those of a DAG, under codes of
 //! their own. Whether there is such a DAG, only the project can say.
 
 use std::collections::BTreeSet;

@@ -58,7 +58,7 @@ impl Store {
         found.iter().map(|row| rows::parse(row, "tenant", TenantId::parse)).collect()
     }
 
-    /// Deletes the models of a drill tenant, for which its runs would be kept.
+    /// Deletes the models of a drill tenant, for which its runs would be kept, and its pauses.
     ///
     /// # Errors
     /// The database's.
@@ -217,7 +217,7 @@ impl Write for DeleteModels<'_> {
     const WHAT: &'static str = "delete a drill tenant's models";
 
     async fn apply(&self, tx: &Tx) -> Result<(), StoreError> {
-        for table in ["model_version", "model_decision"] {
+        for table in ["model_version", "model_decision", "pause"] {
             let sql = format!("DELETE FROM {table} WHERE tenant = $1");
             tx.execute(Self::WHAT, &sql, vec![self.0.to_string().into()]).await?;
         }
