@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use engine::store::Window;
 
 use crate::plan_args::{AlertsArgs, BackfillArgs, BackfillsCommand, ScheduleCommand, TenantsCommand};
+use crate::repair_args::{DrillCommand, PromoteArgs, RollbackArgs};
 
 /// Runs demand-forecasting DAGs for many tenants, and can prove on Monday what happened on Sunday.
 #[derive(Debug, Parser)]
@@ -27,9 +28,9 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Create a run and execute it here to its end.
     Run(RunArgs),
-    /// Report everything that is wrong with DAG files (all of dags/ if none is named).
+    /// Report everything that is wrong with DAG files and drills (all of dags/ and docs/runbooks/ if none is named).
     Validate {
-        /// DAG files.
+        /// DAG files, drill files.
         files: Vec<PathBuf>,
     },
     /// Look at a DAG, compare it with what is in force, put it in force, pause it.
@@ -61,9 +62,12 @@ pub(crate) enum Command {
     /// Look at what runs published.
     #[command(subcommand)]
     Artifacts(ArtifactsCommand),
-    /// Look at the model registry.
+    /// Look at the model registry; choose another champion.
     #[command(subcommand)]
     Models(ModelsCommand),
+    /// Rehearse a runbook; look at what earlier rehearsals came to.
+    #[command(subcommand)]
+    Drill(DrillCommand),
     /// Look after the database.
     #[command(subcommand)]
     Db(DbCommand),
@@ -529,6 +533,10 @@ pub(crate) enum ModelsCommand {
         #[arg(long)]
         tenant: Option<String>,
     },
+    /// Make a version the champion: one to which the gate has said yes, or any with --force.
+    Promote(PromoteArgs),
+    /// Make the champion before this one the champion again.
+    Rollback(RollbackArgs),
     /// Show a model's versions, figures and decisions.
     Show {
         /// The model's name.

@@ -108,6 +108,12 @@ impl From<StoreError> for Failure {
             )),
             StoreError::NothingToRerun { .. } => Self::of(2, "nothing_to_rerun", &error)
                 .hint("name a task with --task to run it again, however it ended"),
+            StoreError::ChampionMoved { .. } => Self::of(4, "champion_moved", &error)
+                .hint("somebody else was first: `headworks models show` tells who and why; then ask again"),
+            StoreError::NotPromotable { .. } => Self::of(4, "not_promotable", &error)
+                .hint("--force --reason WHY overrules the gate, on record"),
+            StoreError::NoEarlierChampion { .. } => Self::of(4, "no_earlier_champion", &error)
+                .hint("`headworks models promote` names the version to go to"),
             StoreError::Url { .. } => Self::of(2, "usage", &error),
             StoreError::Dag(diagnostics) => Self { diagnostics: Some(diagnostics.clone()), ..Self::of(3, "dag_invalid", &error) }
                 .hint("a run keeps the DAG version that it began with: use the binary that made it, or create a new run"),

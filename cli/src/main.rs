@@ -11,6 +11,7 @@ mod output;
 mod plan_args;
 mod progress;
 mod project;
+mod repair_args;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

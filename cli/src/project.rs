@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use engine::config::Config;
 use engine::dag::{Dag, Diagnostic, Diagnostics, lower_bytes};
+use engine::drill;
 use engine::id::{DagId, TenantId};
 use engine::scheduler::subscribe::CalendarTexts;
 use engine::task::Kinds;
@@ -53,8 +54,21 @@ impl Project {
         toml_files(&self.dags)
     }
 
-    /// Everything that is wrong with a file.
+    /// Every drill file, sorted.
+    pub(crate) fn drill_files(&self) -> Result<Vec<PathBuf>, Failure> {
+        let folder = self.root.join("docs").join("runbooks");
+        if folder.exists() { toml_files(&folder) } else { Ok(Vec::new()) }
+    }
+
+    /// Everything that is wrong with a file: a DAG's, or a drill's.
     pub(crate) fn diagnose(&self, file: &Path) -> Result<Diagnostics, Failure> {
+        if let Ok(text) = std::fs::read_to_string(file)
+            && text.lines().any(|line| line.trim() == "[drill]")
+        {
+            return Ok(match drill::parse(&file.display().to_string(), &text) {
+                Ok((_, diagnostics)) | Err(diagnostics) => diagnostics,
+            });
+        }
         Ok(match self.lower(file)? {
             Ok((_, diagnostics)) | Err(diagnostics) => diagnostics,
         })

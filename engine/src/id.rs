@@ -97,6 +97,17 @@ text_id!(
     /// Names a tenant: whose data, quota, schedule and model it is.
     TenantId, "tenant id", SLUG_RULE, is_slug
 );
+/// What the ids of drill tenants begin with, and no other's.
+pub const DRILL_PREFIX: &str = "drill-";
+
+impl TenantId {
+    /// Whether it is the tenant of a drill: no schedule knows it, no worker claims its tasks unasked, and only its
+    /// runs may have faults.
+    pub fn is_drill(&self) -> bool {
+        self.0.starts_with(DRILL_PREFIX)
+    }
+}
+
 text_id!(
     /// Names a model in a tenant's registry.
     ModelName, "model name", SLUG_RULE, is_slug

@@ -143,6 +143,7 @@ pub fn prepare(
         queue_rank: request.queue_rank.unwrap_or(request.logical_time),
         start_at: request.start_at,
         documents,
+        faults: Vec::new(),
     })
 }
 

@@ -7,6 +7,7 @@ pub mod artifact;
 pub mod clock;
 pub mod config;
 pub mod dag;
+pub mod drill;
 pub mod executor;
 mod failpoint;
 pub mod id;

@@ -173,6 +173,17 @@ fn read_id(file: &str, section: &Section<'_, '_>, sink: &mut Sink<'_>) -> Option
     let (text, span) = section.text("id", sink)?;
     match TenantId::parse(text) {
         Ok(id) => {
+            if id.is_drill() {
+                sink.push(
+                    Diagnostic::error(
+                        "tenant::reserved",
+                        span.clone(),
+                        format!("{text:?} is the id of a drill tenant"),
+                    )
+                    .label("reserved for drills")
+                    .help("drills make their tenants themselves: use an id that does not begin with drill-"),
+                );
+            }
             spec::check_stem(file, text, span, sink);
             Some(id)
         }

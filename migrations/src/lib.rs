@@ -7,6 +7,7 @@
 mod m0001_initial;
 mod m0002_schedules;
 mod m0003_memo;
+mod m0004_drills;
 
 use sea_orm_migration::prelude::*;
 
@@ -17,6 +18,11 @@ pub struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_initial::Migration), Box::new(m0002_schedules::Migration), Box::new(m0003_memo::Migration)]
+        vec![
+            Box::new(m0001_initial::Migration),
+            Box::new(m0002_schedules::Migration),
+            Box::new(m0003_memo::Migration),
+            Box::new(m0004_drills::Migration),
+        ]
     }
 }

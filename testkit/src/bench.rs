@@ -188,6 +188,7 @@ impl TaskBench {
             registry: Arc::new(Registry(self.models.clone())),
             log,
             cancel: self.cancel.clone(),
+            skews: Vec::new(),
         })
     }
 

@@ -7,6 +7,7 @@
 #![expect(clippy::print_stderr, reason = "a terminal program; cargo's output stays alone on standard output")]
 
 mod chaos;
+mod drills;
 mod run;
 mod test;
 mod tidy;
@@ -22,6 +23,7 @@ cargo xtask <command>
   test [-- ARGS]   every test, against SQLite and an ephemeral Postgres; ARGS go to cargo nextest run
   chaos [--seeds N] [--first SEED] [--scenario F1] [--store sqlite|postgres] [--out FILE.md|FILE.json]
                    the chaos scenarios with many seeds, and a table of what came of them
+  drills           every drill of docs/runbooks on SQLite and Postgres, and a table of what came of them
   verify           what a commit needs: format, clippy, tests, docs
   tidy             the house rules alone (docs/architecture.md), in a second
 ";
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         ["test"] => test::run(&[]),
         ["test", "--", rest @ ..] => test::run(rest),
         ["chaos", rest @ ..] => chaos::run(rest),
+        ["drills"] => drills::run(),
         ["verify"] => verify(),
         ["tidy"] => tidy(),
         _ => {

@@ -11,6 +11,7 @@ mod cancel;
 mod config;
 mod dag;
 mod db;
+mod drill;
 mod events;
 mod lineage;
 mod logs;
@@ -29,6 +30,7 @@ mod validate;
 mod verify;
 mod why;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +49,8 @@ pub(crate) struct Session<'a> {
     pub(crate) output: &'a Output,
     pub(crate) config: Config,
     pub(crate) project: Project,
+    /// The configuration file that was named, for commands that this one starts.
+    pub(crate) config_file: Option<PathBuf>,
 }
 
 /// Runs the command.
@@ -58,7 +62,7 @@ pub(crate) async fn dispatch(args: &Args, output: &Output) -> Result<ExitCode, F
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let config = Config::load(args.config.as_deref(), variables)?;
     let project = Project::new(&config);
-    let session = Session { output, config, project };
+    let session = Session { output, config, project, config_file: args.config.clone() };
     match &args.command {
         Command::Run(run) => run::run(&session, run).await,
         Command::Validate { files } => validate::run(&session, files),
@@ -74,6 +78,7 @@ pub(crate) async fn dispatch(args: &Args, output: &Output) -> Result<ExitCode, F
         Command::Replay(args) => replay::run(&session, args).await,
         Command::Artifacts(command) => artifacts::run(&session, command).await,
         Command::Models(command) => models::run(&session, command).await,
+        Command::Drill(command) => drill::run(&session, command).await,
         Command::Db(command) => db::run(&session, command).await,
         Command::Config(command) => config::run(command, output),
         Command::Serve(args) => serve::serve(&session, args).await,

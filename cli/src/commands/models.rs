@@ -1,19 +1,23 @@
-//! `headworks models`: versions with their figures, and the decisions about them.
+//! `headworks models`: versions with their figures, the decisions about them, and the champion that people choose.
 
 use std::process::ExitCode;
 
 use engine::id::{ModelName, TenantId};
-use engine::store::{ModelRow, OpenMode};
+use engine::registry::ModelStatus;
+use engine::store::{Change, ModelRow, Moved, OpenMode, Store};
 use serde_json::{Value, json};
 
-use super::{Session, tenant};
+use super::{Session, actor, tenant};
 use crate::args::ModelsCommand;
 use crate::exit::Failure;
+use crate::repair_args::{PromoteArgs, RollbackArgs};
 
 /// Runs the command.
 pub(super) async fn run(session: &Session<'_>, command: &ModelsCommand) -> Result<ExitCode, Failure> {
     match command {
         ModelsCommand::List { tenant: whose } => list(session, whose.as_deref()).await?,
+        ModelsCommand::Promote(args) => promote(session, args).await?,
+        ModelsCommand::Rollback(args) => roll_back(session, args).await?,
         ModelsCommand::Show { name, tenant: whose } => show(session, name, whose.as_deref()).await?,
     }
     Ok(ExitCode::SUCCESS)
@@ -96,6 +100,43 @@ async fn show(session: &Session<'_>, name: &str, whose: Option<&str>) -> Result<
     let lines = decisions.iter().map(|it| ["at", "promoted", "reason", "actor"].map(|key| text(it, key)).to_vec());
     session.output.table(&["decided", "promoted", "reason", "by"], lines.collect());
     Ok(())
+}
+
+/// What is asked for, against the champion as it is now.
+async fn change(store: &Store, (name, whose): (&str, Option<&str>), reason: Option<&str>) -> Result<Change, Failure> {
+    let name = ModelName::parse(name).map_err(|error| Failure::usage(error.to_string()))?;
+    let rows = store.models(tenant(whose)?.as_ref(), Some(&name)).await?;
+    let whose = only_tenant(&rows, &name)?;
+    let champion = rows.iter().find(|row| row.version.status == ModelStatus::Champion);
+    let reason = reason.unwrap_or("no reason given").to_owned();
+    Ok(Change { tenant: whose, expected: champion.map(|row| row.version.version), name, actor: actor(), reason })
+}
+
+async fn promote(session: &Session<'_>, args: &PromoteArgs) -> Result<(), Failure> {
+    let store = session.asking().await?;
+    let change = change(&store, (&args.name, args.tenant.as_deref()), args.reason.as_deref()).await?;
+    let moved = store.promote(&change, args.version, args.force).await?;
+    tell(session, &change, moved);
+    Ok(())
+}
+
+async fn roll_back(session: &Session<'_>, args: &RollbackArgs) -> Result<(), Failure> {
+    let store = session.asking().await?;
+    let change = change(&store, (&args.name, args.tenant.as_deref()), args.reason.as_deref()).await?;
+    let moved = store.roll_back(&change).await?;
+    tell(session, &change, moved);
+    Ok(())
+}
+
+fn tell(session: &Session<'_>, change: &Change, moved: Moved) {
+    let Change { tenant, name, .. } = change;
+    if session.output.is_json() {
+        let document = json!({ "name": name, "tenant": tenant, "from": moved.from, "champion": moved.to });
+        session.output.document(&document);
+        return;
+    }
+    let before = moved.from.map_or_else(|| "there was none before".to_owned(), |it| format!("it was version {it}"));
+    session.output.line(&format!("the champion of {name} of {tenant} is version {}; {before}", moved.to));
 }
 
 fn only_tenant(rows: &[ModelRow], name: &ModelName) -> Result<TenantId, Failure> {

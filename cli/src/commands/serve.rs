@@ -137,6 +137,11 @@ async fn keep_sweeping(store: Arc<Store>, config: Config) {
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "can not delete what is kept no longer"),
         }
+        if let Some(kept) = days(config.drill.keep_days)
+            && let Err(error) = retention::sweep_drills(&store, &artifacts, kept, SystemClock.now()).await
+        {
+            tracing::warn!(%error, "can not delete old drills");
+        }
     }
 }
 

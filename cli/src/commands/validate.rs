@@ -10,7 +10,10 @@ use crate::exit::Failure;
 
 /// Runs the command.
 pub(super) fn run(session: &Session<'_>, files: &[PathBuf]) -> Result<ExitCode, Failure> {
-    let files = if files.is_empty() { session.project.dag_files()? } else { files.to_vec() };
+    let files = match files {
+        [] => [session.project.dag_files()?, session.project.drill_files()?].concat(),
+        files => files.to_vec(),
+    };
     let mut rows: Vec<Value> = Vec::new();
     let mut invalid = false;
     for file in &files {

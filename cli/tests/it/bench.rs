@@ -31,6 +31,7 @@ impl Bench {
     pub(crate) fn of_repository() -> Self {
         let bench = Self::new();
         copy(&repository().join("dags"), &bench.path("dags"));
+        copy(&repository().join("docs/runbooks"), &bench.path("docs/runbooks"));
         bench
     }
 

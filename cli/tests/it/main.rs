@@ -5,6 +5,7 @@ mod bench;
 #[expect(clippy::print_stdout, reason = "what a failed scenario leaves behind is told through the test runner")]
 mod chaos;
 mod dags;
+mod drills;
 mod errors;
 mod heavy;
 mod night;

@@ -11,6 +11,7 @@ mod bucket;
 mod diff;
 mod error;
 mod folder;
+mod interference;
 mod key;
 mod log;
 mod options;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use diff::{Difference, Example, diff, diff_json};
 pub use error::ArtifactError;
+pub use interference::Interference;
 pub use key::KeyPrefix;
 pub use log::LogChunk;
 pub use options::{S3Credentials, S3Options, StoreOptions};

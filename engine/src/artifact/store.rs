@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::folder::{Content, Folder, Put};
 use super::{bucket, folder, key, parquet};
-use crate::artifact::{ArtifactError, ArtifactRef, Condition, FileFacts, StoreOptions};
+use crate::artifact::{ArtifactError, ArtifactRef, Condition, FileFacts, Interference, StoreOptions};
 use crate::failpoint;
 use crate::id::{ArtifactName, Digest};
 
@@ -44,9 +44,22 @@ pub struct ArtifactStore {
     objects: Arc<dyn ObjectStore>,
     /// Set for a local store.
     folder: Option<Folder>,
+    /// Set for attempts of drills.
+    interference: Option<Arc<Interference>>,
 }
 
 impl ArtifactStore {
+    /// The same store, with what a drill puts in front of it.
+    pub fn disturbed(&self, interference: Interference) -> Self {
+        Self {
+            location: self.location.clone(),
+            options: self.options.clone(),
+            objects: Arc::clone(&self.objects),
+            folder: self.folder.clone(),
+            interference: Some(Arc::new(interference)),
+        }
+    }
+
     /// Opens the store at `url` with [`StoreOptions::from_env`].
     ///
     /// # Errors
@@ -63,12 +76,13 @@ impl ArtifactStore {
     pub fn open_with(url: &str, options: &StoreOptions) -> Result<Self, ArtifactError> {
         if url.starts_with("s3://") {
             let (objects, location) = bucket::open(url, options)?;
-            return Ok(Self { location, options: options.clone(), objects, folder: None });
+            return Ok(Self { location, options: options.clone(), objects, folder: None, interference: None });
         }
         let folder = Folder::open(&folder_path(url)?)?;
         let objects = LocalFileSystem::new_with_prefix(folder.root()).map_err(ArtifactError::store(url))?;
         let location = folder.root().display().to_string();
-        Ok(Self { location, options: options.clone(), objects: Arc::new(objects), folder: Some(folder) })
+        let objects = Arc::new(objects);
+        Ok(Self { location, options: options.clone(), objects, folder: Some(folder), interference: None })
     }
 
     /// Publishes a finished local file under `key`, create-only; `facts` as its writer measured them.
@@ -116,6 +130,7 @@ impl ArtifactStore {
         let Some(folder) = self.folder.clone() else {
             return self.download(artifact, &path, scratch).await;
         };
+        self.before(&artifact.key, false).await?;
         let artifact = artifact.clone();
         blocking(move || {
             let found = folder.measure(&artifact.key)?;
@@ -236,6 +251,9 @@ impl ArtifactStore {
         if !key.contains("/log/") {
             failpoint::hit("publish.after_put").await.map_err(ArtifactError::file("publish", Path::new(key)))?;
         }
+        if let Some(interference) = &self.interference {
+            interference.after_put().await;
+        }
         let FileFacts { digest, bytes, rows, schema_digest } = facts;
         Ok(ArtifactRef { name, key: key.to_owned(), digest, bytes, rows, schema_digest })
     }
@@ -264,6 +282,7 @@ impl ArtifactStore {
         content: &Content,
         facts: &FileFacts,
     ) -> Result<Put, ArtifactError> {
+        self.before(key, true).await?;
         if let Some(folder) = self.folder.clone() {
             let (key, content, facts) = (key.to_owned(), content.clone(), *facts);
             return blocking(move || folder.put(&key, &content, &facts)).await;
@@ -328,7 +347,15 @@ impl ArtifactStore {
         key: &str,
         path: &path::Path,
     ) -> Result<futures::stream::BoxStream<'static, object_store::Result<Bytes>>, ArtifactError> {
+        self.before(key, false).await?;
         Ok(self.objects.get(path).await.map_err(ArtifactError::store(key))?.into_stream().boxed())
+    }
+
+    async fn before(&self, key: &str, is_put: bool) -> Result<(), ArtifactError> {
+        match &self.interference {
+            Some(interference) => interference.before(key, is_put).await,
+            None => Ok(()),
+        }
     }
 
     /// The path of a key that may be read: well-formed and, in a folder, not through a link.
@@ -522,7 +549,7 @@ mod tests {
         let moods = std::sync::Mutex::new(moods.iter().rev().copied().collect());
         let objects = Arc::new(Moody { inner: object_store::memory::InMemory::new(), moods });
         let options = StoreOptions::default();
-        let store = ArtifactStore { location: "moody:".to_owned(), options, objects, folder: None };
+        let store = ArtifactStore { location: "moody:".to_owned(), options, objects, folder: None, interference: None };
         let name = ArtifactName::parse("x").expect("a name");
         (store.publish_bytes("t/x", name, Bytes::from_static(b"x")).await, store)
     }

@@ -21,6 +21,27 @@ const PREFIX: &str = "HEADWORKS_";
 /// Variables with the prefix that mean something else: they name the file, or belong to tests.
 const NOT_KEYS: [&str; 2] = ["HEADWORKS_CONFIG", "HEADWORKS_LOG"];
 
+/// Variables that the program of a task is handed, which may be `headworks` itself.
+const OF_A_TASK: [&str; 17] = [
+    "ARTIFACTS",
+    "INPUTS",
+    "OUTPUTS",
+    "PARAMS",
+    "PROJECT",
+    "TENANT",
+    "DAG",
+    "RUN",
+    "TASK",
+    "GENERATION",
+    "ATTEMPT",
+    "EPOCH",
+    "LOGICAL_TIME",
+    "SEED",
+    "INTERVAL_START",
+    "INTERVAL_END",
+    "MARK",
+];
+
 /// 1 TiB, in MiB: beyond that, a figure is a slip.
 const MOST: u64 = 1 << 20;
 
@@ -43,6 +64,8 @@ pub struct Config {
     pub scheduler: SchedulerConfig,
     /// How long what has ended is kept, where a tenant's file does not say.
     pub retention: RetentionConfig,
+    /// How runbooks are rehearsed.
+    pub drill: DrillConfig,
     /// Slots by pool; a pool that is not named has no limit.
     pub pools: BTreeMap<String, u32>,
 }
@@ -123,6 +146,33 @@ impl Default for RetentionConfig {
     fn default() -> Self {
         // Nothing is lost unless somebody says so; a night's reruns are over within a day.
         Self { runs_days: 0, artifacts_days: 0, events_days: 0, orphan_hours: 24.0, sweep_hours: 6.0 }
+    }
+}
+
+/// `[drill]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrillConfig {
+    /// The folder below which evidence is written.
+    pub evidence: PathBuf,
+    /// Seconds that the session of a drill's worker lives without a heartbeat.
+    pub lease_ttl_seconds: f64,
+    /// A program and its arguments that restart the database; empty = its connections are ended instead.
+    pub restart_database: Vec<String>,
+    /// Days that the runs of drill tenants are kept; 0 = for ever.
+    pub keep_days: u32,
+}
+
+impl Default for DrillConfig {
+    fn default() -> Self {
+        // Nobody waits a minute for a rehearsal, and a busy machine still renews in time; a month is the distance
+        // between two.
+        Self {
+            evidence: "artifacts/drills".into(),
+            lease_ttl_seconds: 8.0,
+            restart_database: Vec::new(),
+            keep_days: 30,
+        }
     }
 }
 
@@ -288,6 +338,7 @@ impl Config {
         let seconds = [
             ("store.timeout_seconds", self.store.timeout_seconds, 0.1),
             ("executor.lease_ttl_seconds", self.executor.lease_ttl_seconds, 0.1),
+            ("drill.lease_ttl_seconds", self.drill.lease_ttl_seconds, 0.1),
             ("executor.cancel_grace_seconds", self.executor.cancel_grace_seconds, 0.0),
             ("executor.drain_grace_seconds", self.executor.drain_grace_seconds, 0.0),
             ("scheduler.reap_seconds", self.scheduler.reap_seconds, 0.01),
@@ -332,6 +383,9 @@ fn override_key(table: &mut Table, name: &str, text: &str) -> Result<(), ConfigE
     if NOT_KEYS.contains(&name) || rest.starts_with("TEST_") || rest.starts_with("UPDATE_") {
         return Ok(());
     }
+    if OF_A_TASK.contains(&rest) || rest.starts_with("PARAM_") {
+        return Ok(());
+    }
     let lower = rest.to_ascii_lowercase();
     let defaults = Table::try_from(Config::default()).unwrap_or_default();
     let known = lower.split_once('_').and_then(|(section, key)| Some((section, key, defaults.get(section)?.get(key)?)));
@@ -347,6 +401,7 @@ fn override_key(table: &mut Table, name: &str, text: &str) -> Result<(), ConfigE
     let value = match default {
         Value::Integer(_) => Value::Integer(text.parse().map_err(|_| wrong("whole number"))?),
         Value::Float(_) => Value::Float(text.parse().map_err(|_| wrong("number"))?),
+        Value::Array(_) => Value::Array(text.split_whitespace().map(|word| Value::String(word.to_owned())).collect()),
         Value::Boolean(_) => Value::Boolean(text.parse().map_err(|_| wrong("true or false"))?),
         _ => Value::String(text.to_owned()),
     };

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::child::{self, Child};
 use super::handover::{Spec, VERSION};
 use super::log::{Log, LogSender};
-use super::{Settings, failed, memo};
+use super::{Settings, failed, fault, memo};
 use crate::artifact::{ArtifactRef, ArtifactStore};
 use crate::dag::Isolation;
 use crate::id::SessionId;
@@ -36,7 +36,7 @@ pub(super) struct Environment {
 }
 
 /// Runs a claimed attempt to its report.
-pub(super) async fn execute(environment: &Environment, session: SessionId, claim: Claim, halt: Halt) -> Finish {
+pub(super) async fn execute(environment: &Arc<Environment>, session: SessionId, claim: Claim, halt: Halt) -> Finish {
     let identity = claim.identity.clone();
     let begun = begin(environment, &claim, &halt.cancel).await;
     let memo = begun.as_ref().ok().and_then(Start::memo);
@@ -155,7 +155,7 @@ impl Stop {
     }
 }
 
-async fn begin(environment: &Environment, claim: &Claim, cancel: &CancellationToken) -> Result<Start, Outcome> {
+async fn begin(environment: &Arc<Environment>, claim: &Claim, cancel: &CancellationToken) -> Result<Start, Outcome> {
     let work = environment.store.work(claim).await.map_err(|error| match error.is_unavailable() {
         // The task has not begun, and is not to blame: whoever reaches the store begins it.
         true => failed(FailureKind::HandedBack, ErrorClass::System, chain(&error)),
@@ -165,6 +165,9 @@ async fn begin(environment: &Environment, claim: &Claim, cancel: &CancellationTo
     let with = render(&task.with, &work.scope).map_err(|error| permanent(format!("with: {error}")))?;
     let (kind, isolation) = (task.kind.clone(), task.isolation);
     let with = or_empty(with);
+    let faults = fault::of(&work);
+    fault::arm(environment, &work, &faults).await?;
+    let isolation = fault::isolation(&faults, isolation);
     let memo = match memo::look(environment, &work, &with).await {
         Some((memo, Some(hit))) => return Ok(Start::Memoized(Box::new((hit, work.inputs, memo)))),
         other => other.map(|(memo, _)| memo),
@@ -193,13 +196,16 @@ fn permanent(message: String) -> Outcome {
 }
 
 fn inline(
-    environment: &Environment,
+    environment: &Arc<Environment>,
     work: Work,
     (kind, with): (String, Value),
     scratch: &Path,
     (cancel, log): (&CancellationToken, &Log),
 ) -> Inline {
     let tenant = work.claim.identity.tenant.clone();
+    let faults = fault::of(&work);
+    let disturbed = fault::disturbed(&environment.artifacts, &faults, &Arc::default());
+    let artifacts = disturbed.map_or_else(|| Arc::clone(&environment.artifacts), Arc::new);
     let context = Arc::new(TaskContext::new(TaskContextParts {
         identity: work.claim.identity,
         facts: work.facts,
@@ -208,18 +214,25 @@ fn inline(
         documents: work.documents,
         project_root: environment.settings.project_root.clone(),
         scratch: scratch.to_owned(),
-        artifacts: Arc::clone(&environment.artifacts),
+        artifacts,
         registry: Arc::new(TenantRegistry::new(Arc::clone(&environment.store), tenant, work.registry_at)),
         log: log.sender(),
         cancel: cancel.clone(),
+        skews: fault::skews(&faults),
     }));
     let (kinds, shared) = (environment.kinds.clone(), Arc::clone(&context));
-    let handle = tokio::spawn(async move { kinds.run(&kind, &shared, with).await });
+    let hangs = fault::hangs(&faults);
+    let handle = tokio::spawn(async move {
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        kinds.run(&kind, &shared, with).await
+    });
     Inline { context, handle }
 }
 
 fn process(
-    environment: &Environment,
+    environment: &Arc<Environment>,
     work: Work,
     (kind, with): (String, Value),
     folder: &Path,
@@ -232,6 +245,7 @@ fn process(
     std::fs::create_dir_all(&scratch)
         .map_err(|error| transient(format!("can not make the folder {}: {error}", scratch.display())))?;
     let (artifacts_url, artifacts_options) = environment.artifacts.opened_with();
+    let (identity, faults) = (work.claim.identity.clone(), fault::of(&work));
     let spec = Spec {
         version: VERSION,
         identity: work.claim.identity,
@@ -249,10 +263,14 @@ fn process(
         artifacts_options: artifacts_options.clone(),
         store_url: settings.store_url.clone(),
         limits: settings.limits,
+        faults: faults.clone(),
         mark: Uuid::new_v4().to_string(),
     };
-    child::start(&spec, settings, &asked, log)
-        .map_err(|error| transient(format!("can not start a process for the attempt: {error}")))
+    let held = Arc::default();
+    let child = child::start(&spec, settings, &asked, log, &held)
+        .map_err(|error| transient(format!("can not start a process for the attempt: {error}")))?;
+    fault::kill_when_held(environment, &identity, &faults, (held, child.group()));
+    Ok(child)
 }
 
 /// A task without `with` has no parameters, which is an object all the same.

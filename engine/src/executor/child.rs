@@ -30,13 +30,14 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::attempt::Stop;
-use super::failed;
 use super::handover::{HandBack, ProcessLimits, Spec};
 use super::kin::Kin;
 use super::log::LogSender;
+use super::{failed, fault};
 use crate::artifact::ArtifactRef;
 use crate::plan::FailureKind;
 use crate::store::Outcome;
@@ -109,7 +110,8 @@ pub(super) struct Child {
     is_over: bool,
 }
 
-/// Starts the process. `asked` are the worker's variables that the attempt asks for.
+/// Starts the process. `asked` are the worker's variables that the attempt asks for; `held` is told when a drill holds
+/// it.
 ///
 /// # Errors
 /// The program can not be started; the attempt can not be written as JSON.
@@ -118,6 +120,7 @@ pub(super) fn start(
     settings: &AttemptSettings,
     asked: &[String],
     log: &Arc<LogSender>,
+    held: &Arc<Notify>,
 ) -> io::Result<Child> {
     let mut line = serde_json::to_vec(spec)?;
     line.push(b'\n');
@@ -135,9 +138,11 @@ pub(super) fn start(
     let shared = Arc::clone(&group.0);
     let waiter = tokio::task::spawn_blocking(move || wait(child, id, &shared));
     let last = Arc::default();
+    // Only a drill's attempt has something to say.
+    let held = fault::held_at(&spec.faults).map(|_| Arc::clone(held));
     let readers = vec![
-        read(Receiver::from_owned_fd(OwnedFd::from(out))?, LogStream::Stdout, log, &last),
-        read(Receiver::from_owned_fd(OwnedFd::from(err))?, LogStream::Stderr, log, &last),
+        read(Receiver::from_owned_fd(OwnedFd::from(out))?, LogStream::Stdout, (log, None), &last),
+        read(Receiver::from_owned_fd(OwnedFd::from(err))?, LogStream::Stderr, (log, held), &last),
     ];
     let feeder = feed(Sender::from_owned_fd(OwnedFd::from(input))?, line);
     let (mark, hand_back) = (spec.mark.clone(), spec.hand_back.clone());
@@ -145,6 +150,11 @@ pub(super) fn start(
 }
 
 impl Child {
+    /// Its process group, for a drill.
+    pub(super) fn group(&self) -> Group {
+        self.group.clone()
+    }
+
     /// Waits for the end. If `stop` comes first the process gets SIGTERM, and once the grace has ended it
     /// and all that it started get SIGKILL. Returns the outcome, and what was published.
     pub(super) async fn outcome(
@@ -252,14 +262,16 @@ fn crashed(status: &io::Result<ExitStatus>, last_lines: &str) -> Outcome {
 }
 
 /// The group's id while a signal may be sent to it.
-struct Group(Arc<Mutex<Option<Pid>>>);
+#[derive(Clone)]
+pub(super) struct Group(Arc<Mutex<Option<Pid>>>);
 
 impl Group {
     fn leader(&self) -> Option<Pid> {
         *lock(&self.0)
     }
 
-    fn send(&self, signal: Signal) {
+    /// Sends to all of the group, if there is one still.
+    pub(super) fn send(&self, signal: Signal) {
         send(lock(&self.0).as_ref(), signal);
     }
 
@@ -303,7 +315,12 @@ fn feed(mut input: Sender, line: Vec<u8>) -> JoinHandle<()> {
 }
 
 /// Reads a stream of the process into the log, to its end.
-fn read(mut output: Receiver, stream: LogStream, log: &Arc<LogSender>, last: &Arc<Mutex<LastLines>>) -> JoinHandle<()> {
+fn read(
+    mut output: Receiver,
+    stream: LogStream,
+    (log, held): (&Arc<LogSender>, Option<Arc<Notify>>),
+    last: &Arc<Mutex<LastLines>>,
+) -> JoinHandle<()> {
     let (log, last) = (Arc::clone(log), Arc::clone(last));
     tokio::spawn(async move {
         // A pipe's own capacity on Linux: one read takes what there is.
@@ -314,6 +331,9 @@ fn read(mut output: Receiver, stream: LogStream, log: &Arc<LogSender>, last: &Ar
                 Ok(count) => {
                     lock(&last).push(&buffer[..count]);
                     log.write(stream, &buffer[..count]).await;
+                    if let Some(held) = held.as_ref().filter(|_| lock(&last).text().contains(fault::HELD)) {
+                        held.notify_one();
+                    }
                 }
             }
         }

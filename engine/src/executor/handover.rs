@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::artifact::{ArtifactRef, StoreOptions};
+use crate::drill::FaultKind;
 use crate::plan::{FailureKind, Micros};
 use crate::registry::RegistryChange;
 use crate::store::Outcome;
@@ -64,6 +65,9 @@ pub(super) struct Spec {
     /// Opened to look only, and only if the task asks for a model.
     pub(super) store_url: String,
     pub(super) limits: ProcessLimits,
+    /// What a drill does to it.
+    #[serde(default)]
+    pub(super) faults: Vec<FaultKind>,
     /// The value of [`crate::task::PROCESS_MARK`].
     pub(super) mark: String,
 }

@@ -24,10 +24,11 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::judge;
-use super::failed;
 use super::handover::{Ending, HandBack, ProcessLimits, Spec, VERSION};
 use super::kin::Kin;
+use super::{failed, fault};
 use crate::artifact::{ArtifactError, ArtifactRef, ArtifactStore};
+use crate::drill::Moment;
 use crate::id::{ModelName, TenantId};
 use crate::plan::{FailureKind, Micros};
 use crate::registry::{ModelRegistry, ModelVersion, RegistryError};
@@ -167,15 +168,27 @@ async fn run(spec: Spec, kinds: Kinds) -> (Ending, Vec<ArtifactRef>) {
         return (transient(format!("can not listen for the worker's signal: {error}")), Vec::new());
     }
     let (kind, with) = (spec.kind.clone(), spec.with.clone());
+    let held_at = fault::held_at(&spec.faults);
     let context = match context(spec, &kinds, cancel) {
         Ok(context) => Arc::new(context),
         Err(error) => return (transient(chain(&error)), Vec::new()),
     };
     let shared = Arc::clone(&context);
+    if held_at == Some(Moment::Begun) {
+        hold().await;
+    }
     // In a task of its own, so that a panic ends the attempt with its message.
     let handle = tokio::spawn(async move { kinds.run(&kind, &shared, with).await });
     let outcome = judge(handle.await);
     (Ending::from(outcome), context.published())
+}
+
+/// Says that it stops here, and waits for the worker to kill it.
+async fn hold() {
+    let line = format!("{}\n", fault::HELD);
+    // In one write, so that it is read as one line.
+    print(&mut std::io::stderr().lock(), line.as_bytes()).ok();
+    std::future::pending().await
 }
 
 fn transient(message: String) -> Ending {
@@ -194,7 +207,15 @@ fn listen(cancel: &CancellationToken) -> std::io::Result<()> {
 }
 
 fn context(spec: Spec, kinds: &Kinds, cancel: CancellationToken) -> Result<TaskContext, ArtifactError> {
-    let artifacts = ArtifactStore::open_with(&spec.artifacts_url, &spec.artifacts_options)?;
+    let mut artifacts = ArtifactStore::open_with(&spec.artifacts_url, &spec.artifacts_options)?;
+    let published = Arc::default();
+    if let Some(disturbed) = fault::disturbed(&artifacts, &spec.faults, &published) {
+        artifacts = disturbed;
+        tokio::spawn(async move {
+            published.notified().await;
+            hold().await;
+        });
+    }
     let registry = LazyRegistry {
         url: spec.store_url,
         kinds: kinds.clone(),
@@ -214,6 +235,7 @@ fn context(spec: Spec, kinds: &Kinds, cancel: CancellationToken) -> Result<TaskC
         registry: Arc::new(registry),
         log: Arc::new(Printed),
         cancel,
+        skews: fault::skews(&spec.faults),
     }))
 }
 

@@ -7,6 +7,7 @@
 mod attempt;
 mod child;
 mod dispatch;
+mod fault;
 mod handover;
 mod inside;
 mod kin;

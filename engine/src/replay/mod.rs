@@ -152,6 +152,8 @@ fn new_run(origin: &Origin, asked: &Asked) -> NewRun {
         queue_rank: origin.logical_time,
         start_at: 0,
         documents: origin.documents.clone(),
+        // What went wrong in a drill is over.
+        faults: Vec::new(),
     };
     match &asked.latest {
         None => pinned(),

@@ -402,7 +402,7 @@ fn logical(fires: &[PastFire]) -> Vec<Value> {
 fn left_out_sql(dialect: Dialect) -> String {
     format!(
         "SELECT DISTINCT u.logical_time FROM {} JOIN run u ON u.tenant = $2 AND u.dag = $3 \
-         AND u.logical_time = r.logical_time WHERE u.kind <> 'verify' AND ($4 = 'none' OR ($4 = 'failed' \
+         AND u.logical_time = r.logical_time WHERE u.kind NOT IN ('verify', 'drill') AND ($4 = 'none' OR ($4 = 'failed' \
          AND u.state IN ('queued', 'running', 'canceling', 'succeeded')))",
         dialect.rows(1, &[("logical_time", Kind::Int)])
     )

@@ -26,7 +26,8 @@ use crate::task::AttemptIdentity;
 /// Whose ready task instances to claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClaimScope {
-    /// Anyone's.
+    /// Anyone's, but for drill tenants: what goes wrong in a drill goes wrong with the process that executes it, and
+    /// no worker that others rely on takes part.
     Any,
     /// One run's.
     Run {
@@ -41,7 +42,7 @@ impl ClaimScope {
     /// Whether an instance is within it.
     pub(super) fn contains(&self, key: &InstanceKey) -> bool {
         match self {
-            Self::Any => true,
+            Self::Any => !key.tenant.is_drill(),
             Self::Run { tenant, run } => key.tenant == *tenant && key.run == *run,
         }
     }
@@ -155,7 +156,8 @@ async fn loads(tx: &Tx, request: &ClaimRequest) -> Result<Vec<TenantLoad>, Store
                FROM queue WHERE queue.tenant IS NOT NULL) \
                SELECT q.tenant, COALESCE(n.weight, 1.0) AS weight, n.running_tasks, \
                (SELECT COUNT(*) FROM task_instance t WHERE t.state = 'running' AND t.tenant = q.tenant) AS running \
-               FROM queue q LEFT JOIN tenant n ON n.tenant = q.tenant WHERE q.tenant IS NOT NULL ORDER BY q.tenant";
+               FROM queue q LEFT JOIN tenant n ON n.tenant = q.tenant WHERE q.tenant IS NOT NULL AND q.tenant NOT LIKE 'drill-%' \
+               ORDER BY q.tenant";
     let found = tx.all("read who has ready tasks", sql, vec![]).await?;
     let mut loads = Vec::with_capacity(found.len());
     for row in &found {

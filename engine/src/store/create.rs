@@ -19,6 +19,7 @@ use super::tx::{Tx, Write};
 use super::unit::{NewInstance, UnitOfWork, WaitLimits};
 use super::{Store, StoreError};
 use crate::dag::{Dag, UpstreamCounts};
+use crate::drill::Fault;
 use crate::id::{BackfillId, Digest, Generation, InstanceId, RunId, TaskId, TenantId};
 use crate::plan::Micros;
 use crate::run::{RunEvent, RunState, transition};
@@ -37,6 +38,8 @@ pub enum RunKind {
     Backfill(BackfillId),
     /// An earlier run, in part or whole, from what it was pinned to.
     Replay(RunId),
+    /// A drill makes it, for a tenant of its own: it alone may have faults.
+    Drill,
     /// As a replay, to compare what comes out: it changes no registry and triggers nothing.
     Verify(RunId),
 }
@@ -51,6 +54,7 @@ impl RunKind {
             Self::Backfill(_) => "backfill",
             Self::Replay(_) => "replay",
             Self::Verify(_) => VERIFY,
+            Self::Drill => DRILL,
         }
     }
 
@@ -70,6 +74,9 @@ impl RunKind {
         }
     }
 }
+
+/// The word for [`RunKind::Drill`].
+pub(super) const DRILL: &str = "drill";
 
 /// The word for [`RunKind::Verify`].
 pub(super) const VERIFY: &str = "verify";
@@ -117,6 +124,8 @@ pub struct NewRun {
     pub start_at: Micros,
     /// Pinned documents.
     pub documents: Vec<PinnedDocument>,
+    /// What goes wrong with its attempts; only for [`RunKind::Drill`] in a drill tenant.
+    pub faults: Vec<Fault>,
 }
 
 impl Store {
@@ -219,12 +228,16 @@ pub(super) async fn start_runs(
 /// When a run should be over: counted from the moment it is about, or from its making where a person
 /// asked for it. A backfill has all the time it needs.
 pub(super) fn deadline(new: &NewRun, now: Micros) -> Option<Micros> {
+    // Nobody is woken for a drill.
+    if new.tenant.is_drill() {
+        return None;
+    }
     let limit = i64::try_from(new.dag.deadline?.as_micros()).unwrap_or(i64::MAX);
     let from = match new.kind {
         RunKind::Manual | RunKind::Replay(_) => now,
         // What a calendar puts off has its time from then.
         RunKind::Scheduled | RunKind::Triggered => new.logical_time.max(new.start_at),
-        RunKind::Backfill(_) | RunKind::Verify(_) => return None,
+        RunKind::Backfill(_) | RunKind::Verify(_) | RunKind::Drill => return None,
     };
     Some(from.saturating_add(limit))
 }
@@ -267,7 +280,11 @@ pub(super) async fn insert_runs(tx: &Tx, store: &Store, runs: &[NewRun]) -> Resu
         ("deadline_at", Kind::Int),
         ("queue_rank", Kind::Int),
         ("start_at", Kind::Int),
+        ("faults", Kind::Text),
     ];
+    for new in runs {
+        check_faults(new)?;
+    }
     let rows = runs.iter().map(|new| {
         let backfill = if let RunKind::Backfill(id) = new.kind { Some(id.to_string()) } else { None };
         json!({
@@ -278,6 +295,7 @@ pub(super) async fn insert_runs(tx: &Tx, store: &Store, runs: &[NewRun]) -> Resu
             "interval_end": new.interval.map(|(_, end)| end), "priority": new.kind.priority(),
             "backfill": backfill, "parent_run": new.kind.parent().map(|run| run.to_string()), "deadline_at": deadline(new, tx.now), "queue_rank": new.queue_rank,
             "start_at": new.start_at,
+            "faults": if new.faults.is_empty() { Value::Null } else { json!(json!(new.faults).to_string()) },
         })
     });
     let names: Vec<_> = columns.iter().map(|(name, _)| *name).collect();
@@ -292,6 +310,15 @@ pub(super) async fn insert_runs(tx: &Tx, store: &Store, runs: &[NewRun]) -> Resu
     let values = vec![param(rows.collect()), queued.into(), store.incarnation.0.into(), tx.now.into()];
     let made = tx.all("insert the runs", &sql, values).await?;
     made.iter().map(|row| rows::parse(row, "run", RunId::parse)).collect()
+}
+
+/// Faults, and drill runs, belong to drill tenants.
+fn check_faults(new: &NewRun) -> Result<(), StoreError> {
+    let is_drill = new.kind == RunKind::Drill;
+    if (new.faults.is_empty() || is_drill) && (!is_drill || new.tenant.is_drill()) {
+        return Ok(());
+    }
+    Err(StoreError::NoDrill { run: new.run, kind: new.kind.as_str(), tenant: new.tenant.to_string() })
 }
 
 pub(super) async fn insert_documents(tx: &Tx, runs: &[NewRun]) -> Result<(), StoreError> {

@@ -28,6 +28,7 @@ pub(super) mod run {
         pub(crate) created_at: i64,
         pub(crate) started_at: Option<i64>,
         pub(crate) finished_at: Option<i64>,
+        pub(crate) faults: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

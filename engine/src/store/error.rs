@@ -101,6 +101,44 @@ pub enum StoreError {
         /// The run.
         run: RunId,
     },
+    /// Faults are for drill runs of drill tenants.
+    #[error(
+        "run {run} of tenant {tenant} is of kind {kind}: only a run of kind drill, of a drill tenant, may have faults, and no other tenant has such runs"
+    )]
+    NoDrill {
+        /// The run.
+        run: RunId,
+        /// Its kind.
+        kind: &'static str,
+        /// Whose.
+        tenant: String,
+    },
+    /// Somebody else moved the champion meanwhile.
+    #[error("the champion of {name} is {is}, not {was} any more: nothing was changed")]
+    ChampionMoved {
+        /// The model.
+        name: String,
+        /// As it was when the change was asked for.
+        was: String,
+        /// As it is.
+        is: String,
+    },
+    /// A version can not become champion as asked.
+    #[error("{name} version {version} can not become the champion: {why}")]
+    NotPromotable {
+        /// The model.
+        name: String,
+        /// The version.
+        version: u32,
+        /// What speaks against it.
+        why: String,
+    },
+    /// There is no champion to go back to.
+    #[error("{name} has no earlier champion to go back to")]
+    NoEarlierChampion {
+        /// The model.
+        name: String,
+    },
     /// The database holds something that this code never writes.
     #[error("the store holds a {what} that can not be read: {detail}")]
     Corrupt {

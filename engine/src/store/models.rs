@@ -18,7 +18,7 @@ pub struct ModelRow {
 }
 
 impl Store {
-    /// Model versions of one tenant or of all, newest first.
+    /// Model versions of one tenant or of all but drill tenants, newest first.
     ///
     /// # Errors
     /// The database's.
@@ -29,7 +29,7 @@ impl Store {
     ) -> Result<Vec<ModelRow>, StoreError> {
         let sql = format!(
             "SELECT tenant, {VERSION_COLUMNS} FROM model_version \
-             WHERE ($1 = '' OR tenant = $1) AND ($2 = '' OR name = $2) ORDER BY tenant, name, version DESC"
+             WHERE (($1 = '' AND tenant NOT LIKE 'drill-%') OR tenant = $1) AND ($2 = '' OR name = $2) ORDER BY tenant, name, version DESC"
         );
         let text = |id: Option<String>| id.unwrap_or_default().into();
         let values = vec![text(tenant.map(TenantId::to_string)), text(name.map(ModelName::to_string))];

@@ -46,7 +46,7 @@ pub(super) async fn apply(
     Ok(None)
 }
 
-async fn champion_version(tx: &Tx, tenant: &TenantId, name: &ModelName) -> Result<Option<u32>, StoreError> {
+pub(super) async fn champion_version(tx: &Tx, tenant: &TenantId, name: &ModelName) -> Result<Option<u32>, StoreError> {
     let sql = format!(
         "SELECT version FROM model_version WHERE tenant = $1 AND name = $2 AND status = 'champion'{}",
         tx.dialect.lock("model_version")

@@ -28,8 +28,8 @@ const MAY_GO: &str = "u.tenant = $1 AND u.finished_at < $2 AND u.state IN ('succ
      AND m.status <> 'archived')";
 
 /// Tables whose rows belong to a run, by (tenant, run).
-const OF_A_RUN: [&str; 7] =
-    ["run_document", "task_instance", "attempt", "event", "artifact", "attempt_input", "trigger_use"];
+const OF_A_RUN: [&str; 8] =
+    ["run_document", "task_instance", "attempt", "event", "artifact", "attempt_input", "trigger_use", "drill_fault"];
 
 impl Store {
     /// Every tenant with what its file says about keeping.
@@ -44,6 +44,26 @@ impl Store {
             Ok((rows::parse(row, "tenant", TenantId::parse)?, retention))
         };
         found.iter().map(one).collect()
+    }
+
+    /// Drill tenants of which every run ended before `before`.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn old_drill_tenants(&self, before: Micros) -> Result<Vec<TenantId>, StoreError> {
+        let sql = "SELECT tenant FROM run WHERE tenant LIKE 'drill-%' GROUP BY tenant \
+                   HAVING COUNT(*) = COUNT(CASE WHEN finished_at < $1 \
+                   AND state IN ('succeeded', 'failed', 'canceled') THEN 1 END) ORDER BY tenant";
+        let found = tx::read(&self.db, "look for old drills", sql, vec![before.into()]).await?;
+        found.iter().map(|row| rows::parse(row, "tenant", TenantId::parse)).collect()
+    }
+
+    /// Deletes the models of a drill tenant, for which its runs would be kept, and its pauses.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn delete_drill_models(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        if tenant.is_drill() { self.write(&DeleteModels(tenant)).await } else { Ok(()) }
     }
 
     /// Deletes some of a tenant's runs that ended before `before`. Returns how many, and the keys that no
@@ -186,6 +206,22 @@ impl DeleteRuns<'_> {
         let sql = format!("DELETE FROM run WHERE tenant = $2 AND run IN (SELECT r.run FROM {source})");
         tx.execute(Self::WHAT, &sql, vec![ids, self.tenant.to_string().into()]).await?;
         Ok(())
+    }
+}
+
+struct DeleteModels<'a>(&'a TenantId);
+
+#[async_trait]
+impl Write for DeleteModels<'_> {
+    type Output = ();
+    const WHAT: &'static str = "delete a drill tenant's models";
+
+    async fn apply(&self, tx: &Tx) -> Result<(), StoreError> {
+        for table in ["model_version", "model_decision", "pause"] {
+            let sql = format!("DELETE FROM {table} WHERE tenant = $1");
+            tx.execute(Self::WHAT, &sql, vec![self.0.to_string().into()]).await?;
+        }
+        tx.all_of(Vec::new()).await
     }
 }
 

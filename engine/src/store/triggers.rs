@@ -113,7 +113,7 @@ impl Store {
     /// The database's.
     pub async fn arrivals(&self, waiting: &Waiting, source: &Source) -> Result<Vec<Arrived>, StoreError> {
         let name = source.name();
-        let unused = "u.backfill IS NULL AND u.kind <> 'verify' AND NOT EXISTS (SELECT 1 FROM trigger_use x WHERE x.tenant = u.tenant \
+        let unused = "u.backfill IS NULL AND u.kind NOT IN ('verify', 'drill') AND NOT EXISTS (SELECT 1 FROM trigger_use x WHERE x.tenant = u.tenant \
                       AND x.dag = $3 AND x.source = $4 AND x.source_run = u.run)";
         let mut values: Vec<sea_orm::Value> = vec![
             waiting.tenant.to_string().into(),

@@ -14,7 +14,7 @@ use super::work::read_artifact;
 use super::{Store, StoreError, rows, tx};
 use crate::artifact::ArtifactRef;
 use crate::clock::rfc3339;
-use crate::id::{InstanceId, RunId, TaskId, TenantId};
+use crate::id::{DRILL_PREFIX, InstanceId, RunId, TaskId, TenantId};
 use crate::plan::Reason;
 use crate::run::{RunState, TaskState};
 
@@ -93,7 +93,7 @@ pub struct ArtifactView {
 }
 
 impl Store {
-    /// The latest runs, newest first.
+    /// The latest runs, newest first; without a tenant, those of all but drill tenants.
     ///
     /// # Errors
     /// The database's.
@@ -104,8 +104,10 @@ impl Store {
         limit: u64,
     ) -> Result<Vec<RunSummary>, StoreError> {
         let mut query = run::Entity::find();
-        if let Some(tenant) = tenant {
-            query = query.filter(run::Column::Tenant.eq(tenant.as_str()));
+        match tenant {
+            Some(tenant) => query = query.filter(run::Column::Tenant.eq(tenant.as_str())),
+            // Who wants to see a drill's runs names its tenant.
+            None => query = query.filter(run::Column::Tenant.not_like(format!("{DRILL_PREFIX}%"))),
         }
         if let Some(dag) = dag {
             query = query.filter(run::Column::Dag.eq(dag));

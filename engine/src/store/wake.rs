@@ -43,7 +43,7 @@ impl Store {
     /// The database's.
     pub async fn pending(&self, scope: &ClaimScope) -> Result<Pending, StoreError> {
         let (filter, values): (&str, Vec<sea_orm::Value>) = match scope {
-            ClaimScope::Any => ("", Vec::new()),
+            ClaimScope::Any => (" AND tenant NOT LIKE 'drill-%'", Vec::new()),
             ClaimScope::Run { tenant, run } => {
                 (" AND tenant = $1 AND run = $2", vec![tenant.to_string().into(), run.to_string().into()])
             }

@@ -11,12 +11,13 @@ use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder
 use serde_json::{Map, Value, json};
 
 use super::claim::Claim;
-use super::create::VERIFY;
+use super::create::{DRILL, VERIFY};
 use super::entity::{artifact, document, run, run_document, task_instance};
 use super::{Store, StoreError, rows};
 use crate::artifact::ArtifactRef;
 use crate::clock::rfc3339;
 use crate::dag::{Dag, InputBinding, Task};
+use crate::drill::Fault;
 use crate::id::{ArtifactName, Digest, InstanceId, RunId, TaskId, TenantId};
 use crate::plan::Micros;
 use crate::run::TaskState;
@@ -42,6 +43,8 @@ pub struct Work {
     pub registry_at: Option<Micros>,
     /// Whether a memoized result may take the place of its attempt: not where a person asked for it again.
     pub may_be_memoized: bool,
+    /// What goes wrong with this attempt; empty but for runs of drills.
+    pub faults: Vec<Fault>,
 }
 
 impl Work {
@@ -118,7 +121,9 @@ impl Store {
             registry_at = stand_in.registry_at;
         }
         let may_be_memoized = identity.generation.0 == 1 && pinned.facts.row.parent_run.is_none();
-        Ok(Work { claim: claim.clone(), dag, facts, scope, inputs, documents, registry_at, may_be_memoized })
+        let mut faults = pinned.facts.faults(&identity.tenant)?;
+        faults.retain(|fault| fault.strikes(&identity.instance, identity.generation, identity.attempt));
+        Ok(Work { claim: claim.clone(), dag, facts, scope, inputs, documents, registry_at, may_be_memoized, faults })
     }
 
     /// What a run is pinned to.
@@ -260,6 +265,21 @@ impl Facts {
     pub(super) fn proves(&self) -> Result<Option<RunId>, StoreError> {
         let parent = self.row.parent_run.as_deref().filter(|_| self.row.kind == VERIFY);
         parent.map(RunId::parse).transpose().map_err(corrupt("run"))
+    }
+
+    /// What goes wrong with the run's attempts. Only a drill run of a drill tenant has faults, whatever its row says:
+    /// here is where that is decided for every executor.
+    fn faults(&self, tenant: &TenantId) -> Result<Vec<Fault>, StoreError> {
+        let Some(text) = &self.row.faults else { return Ok(Vec::new()) };
+        if self.row.kind != DRILL || !tenant.is_drill() {
+            tracing::warn!(
+                run = self.row.run,
+                kind = self.row.kind,
+                "faults of a run that is no drill are not injected"
+            );
+            return Ok(Vec::new());
+        }
+        serde_json::from_str(text).map_err(corrupt("run"))
     }
 
     /// The run's id as templates and tasks print it.

@@ -6,7 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use arrow::datatypes::SchemaRef;
+use arrow::array::Float64Array;
+use arrow::datatypes::{Float64Type, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use indexmap::IndexMap;
@@ -104,6 +105,19 @@ pub struct TaskContextParts {
     pub log: Arc<dyn AttemptLog>,
     /// Fires when the attempt has to stop.
     pub cancel: CancellationToken,
+    /// What a drill multiplies columns of its artifacts by; empty for every other attempt.
+    pub skews: Vec<Skew>,
+}
+
+/// A column of an artifact whose numbers are to be others.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Skew {
+    /// The Parquet artifact.
+    pub artifact: ArtifactName,
+    /// A column of 64-bit floats.
+    pub column: String,
+    /// What its numbers are multiplied by.
+    pub factor: f64,
 }
 
 /// What a task sees of the engine.
@@ -250,7 +264,8 @@ impl TaskContext {
         let name = artifact_name(name)?;
         let path = self.scratch().join(format!("out-{name}"));
         let writer = ParquetFileWriter::create(&path, schema)?;
-        Ok(ParquetSink { name, path, writer })
+        let skews = self.parts.skews.iter().filter(|skew| skew.artifact == name).cloned().collect();
+        Ok(ParquetSink { name, path, writer, skews })
     }
 
     /// Publishes a finished local file of any format (a model, a child process's output).
@@ -278,12 +293,16 @@ pub struct ParquetSink {
     name: ArtifactName,
     path: PathBuf,
     writer: ParquetFileWriter,
+    skews: Vec<Skew>,
 }
 
 impl ParquetSink {
     /// Appends a batch.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), TaskError> {
-        Ok(self.writer.write(batch)?)
+        match self.skews.as_slice() {
+            [] => Ok(self.writer.write(batch)?),
+            skews => Ok(self.writer.write(&skewed(batch, skews)?)?),
+        }
     }
 
     /// Finishes the file and publishes it.
@@ -293,6 +312,22 @@ impl ParquetSink {
         let artifact = context.parts.artifacts.publish_file(&key, self.name, &self.path, facts).await?;
         Ok(context.note(artifact))
     }
+}
+
+/// The batch with the numbers of the named columns multiplied.
+fn skewed(batch: &RecordBatch, skews: &[Skew]) -> Result<RecordBatch, TaskError> {
+    let refused = |what: &str, column: &str| {
+        TaskError::permanent(ErrorClass::System, format!("the drill skews the column {column:?}, which {what}"))
+    };
+    let mut columns = batch.columns().to_vec();
+    for Skew { column, factor, .. } in skews {
+        let at = batch.schema().index_of(column).map_err(|_| refused("is not there", column))?;
+        let numbers = columns[at].as_any().downcast_ref::<Float64Array>();
+        let numbers = numbers.ok_or_else(|| refused("is none of 64-bit floats", column))?;
+        columns[at] = Arc::new(numbers.unary::<_, Float64Type>(|number| number * factor));
+    }
+    RecordBatch::try_new(batch.schema(), columns)
+        .map_err(|source| TaskError::permanent_from(ErrorClass::System, "a skewed batch is none", source))
 }
 
 fn artifact_name(name: &str) -> Result<ArtifactName, TaskError> {

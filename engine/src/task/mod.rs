@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub use context::{AttemptIdentity, Input, ParquetSink, RunFacts, TaskContext, TaskContextParts};
+pub use context::{AttemptIdentity, Input, ParquetSink, RunFacts, Skew, TaskContext, TaskContextParts};
 pub use kinds::Kinds;
 pub use log::{AttemptLog, LOG_FORMAT_VERSION, LastLines, LogLine, LogStream};
 

@@ -158,6 +158,7 @@ impl Bed {
             queue_rank: 0,
             start_at: 0,
             documents: Vec::new(),
+            faults: Vec::new(),
         };
         self.store.create_run(&new).await.expect("created");
         new

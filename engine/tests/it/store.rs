@@ -66,6 +66,7 @@ impl Bed {
             queue_rank: 0,
             start_at: 0,
             documents: Vec::new(),
+            faults: Vec::new(),
         }
     }
 
@@ -170,6 +171,7 @@ macro_rules! on_both {
 
 pub(crate) use on_both;
 // After the macro, whose scope is textual.
+mod drill;
 mod replay;
 mod rerun;
 mod why;

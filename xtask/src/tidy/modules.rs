@@ -5,7 +5,7 @@
 use super::source::Source;
 
 /// Each module of `engine/src` and the modules that it may name beside itself, in reading order.
-pub const MAY_IMPORT: [(&str, &[&str]); 18] = [
+pub const MAY_IMPORT: [(&str, &[&str]); 19] = [
     ("id", &[]),
     ("template", &["id"]),
     ("schedule", &["id"]),
@@ -14,23 +14,37 @@ pub const MAY_IMPORT: [(&str, &[&str]); 18] = [
     ("plan", &["id", "dag", "run"]),
     ("tenant", &["id", "dag"]),
     ("registry", &["id", "artifact"]),
+    ("drill", &["id", "dag"]),
     ("clock", &[]),
     ("failpoint", &[]),
     ("task", &["id", "dag", "artifact", "registry"]),
     ("artifact", &["id", "failpoint"]),
     (
         "store",
-        &["id", "dag", "run", "plan", "template", "tenant", "registry", "task", "artifact", "clock", "failpoint"],
+        &[
+            "id",
+            "dag",
+            "run",
+            "plan",
+            "template",
+            "tenant",
+            "registry",
+            "drill",
+            "task",
+            "artifact",
+            "clock",
+            "failpoint",
+        ],
     ),
     ("launch", &["id", "dag", "plan", "template", "store"]),
     ("replay", &["id", "dag", "run", "plan", "template", "store", "artifact"]),
-    ("executor", &["id", "dag", "run", "plan", "template", "registry", "task", "artifact", "store", "clock"]),
+    ("executor", &["id", "dag", "run", "plan", "template", "registry", "drill", "task", "artifact", "store", "clock"]),
     ("scheduler", &["id", "dag", "plan", "run", "schedule", "tenant", "store", "launch", "artifact", "clock"]),
     ("config", &[]),
 ];
 
 /// No async, no I/O, no clock, no randomness, no globals.
-const PURE: [&str; 8] = ["id", "dag", "schedule", "run", "plan", "template", "tenant", "registry"];
+const PURE: [&str; 9] = ["id", "dag", "schedule", "run", "plan", "template", "tenant", "registry", "drill"];
 
 /// What would break that, and may stand in no line of a pure module.
 const IMPURE: [&str; 14] = [

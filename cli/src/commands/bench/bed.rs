@@ -126,6 +126,7 @@ impl Bed {
             queue_rank: 0,
             start_at: 0,
             documents: Vec::new(),
+            faults: Vec::new(),
         })
     }
 

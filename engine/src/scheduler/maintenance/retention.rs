@@ -85,6 +85,35 @@ pub async fn run_once(
     Ok(swept)
 }
 
+/// Deletes drill tenants whose runs have all ended longer than `kept` ago: their rows and all their objects. What
+/// their drills came to stays.
+///
+/// # Errors
+/// What either store says.
+pub async fn sweep_drills(
+    store: &Store,
+    artifacts: &ArtifactStore,
+    kept: Duration,
+    now: Micros,
+) -> Result<Swept, SweepError> {
+    let (mut swept, before) = (Swept::default(), now.saturating_sub(micros(kept)));
+    for tenant in store.old_drill_tenants(before).await? {
+        store.delete_drill_models(&tenant).await?;
+        loop {
+            let (runs, keys) = store.delete_runs(&tenant, before).await?;
+            swept.runs += runs;
+            swept.objects += delete(artifacts, &keys).await?;
+            if runs == 0 {
+                break;
+            }
+        }
+        // Logs, and what attempts left that were killed: nobody else has objects below this tenant.
+        let left: Vec<String> = artifacts.list(tenant.as_str()).await?.into_iter().map(|(key, _)| key).collect();
+        swept.objects += delete(artifacts, &left).await?;
+    }
+    Ok(swept)
+}
+
 fn micros(duration: Duration) -> Micros {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
