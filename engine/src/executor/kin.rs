@@ -164,7 +164,12 @@ mod tests {
         assert!(found.contains(&ids[0]), "{ids:?} in {found:?}");
         assert!(!found.contains(&id), "the root is spared");
         kin.kill();
-        assert!(parent(ids[0]).is_none());
+        // Its parent may have died first: then nothing leads to it any more while it ends, too.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while parent(ids[0]).is_some() {
+            assert!(std::time::Instant::now() < deadline, "{ids:?} runs on");
+            std::thread::yield_now();
+        }
         child.kill().ok();
         child.wait().expect("ended");
     }

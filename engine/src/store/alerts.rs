@@ -53,7 +53,7 @@ impl AlertKind {
         }
     }
 
-    fn parse(word: &str) -> Result<Self, String> {
+    pub(super) fn parse(word: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|it| it.as_str() == word).ok_or_else(|| format!("unknown kind {word:?}"))
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Store, StoreError, rows, tx};
+use super::{AlertKind, Store, StoreError, rows, tx};
 use crate::dag::Dag;
 use crate::id::{DagId, Digest, RunId, TaskId, TenantId};
 use crate::plan::{Micros, Progress};
@@ -78,16 +78,25 @@ impl Store {
         found.iter().map(of_a_pair).collect()
     }
 
-    /// Runs that were at risk and have ended: (tenant, DAG, run).
+    /// Alerts of deadlines that are settled: the run at risk has ended, or a later run of the same tenant
+    /// and DAG was in time again.
     ///
     /// # Errors
     /// The database's.
-    pub async fn no_longer_at_risk(&self) -> Result<Vec<(TenantId, DagId, RunId)>, StoreError> {
-        let sql = "SELECT a.tenant, a.dag, a.subject AS run FROM alert a JOIN run u ON u.tenant = a.tenant \
-                   AND u.run = a.subject WHERE a.kind = 'deadline_at_risk' AND a.resolved_at IS NULL \
-                   AND u.finished_at IS NOT NULL LIMIT 200";
-        let found = tx::read(&self.db, "read what is no longer at risk", sql, vec![]).await?;
-        found.iter().map(of_a_pair).collect()
+    pub async fn settled_deadlines(&self) -> Result<Vec<(AlertKind, TenantId, DagId, RunId)>, StoreError> {
+        let sql = format!(
+            "SELECT a.kind, a.tenant, a.dag, a.subject AS run FROM alert a JOIN run u ON u.tenant = a.tenant \
+             AND u.run = a.subject WHERE a.resolved_at IS NULL AND u.finished_at IS NOT NULL \
+             AND (a.kind = 'deadline_at_risk' OR (a.kind = 'deadline_missed' AND EXISTS (SELECT 1 FROM run v \
+             WHERE v.tenant = u.tenant AND v.dag = u.dag AND v.state = 'succeeded' AND v.finished_at > u.deadline_at \
+             AND v.finished_at <= v.deadline_at))) LIMIT {AT_ONCE}"
+        );
+        let found = tx::read(&self.db, "read what is settled", &sql, vec![]).await?;
+        let one = |row| {
+            let (tenant, dag, run) = of_a_pair(row)?;
+            Ok((rows::parse(row, "kind", AlertKind::parse)?, tenant, dag, run))
+        };
+        found.iter().map(one).collect()
     }
 
     /// How far each task of a run is.

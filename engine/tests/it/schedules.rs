@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use headworks_engine::clock::parse_rfc3339;
+use headworks_engine::clock::{Clock, SystemClock, parse_rfc3339};
 use headworks_engine::dag::{Dag, lower};
 use headworks_engine::id::{BackfillId, SessionId, TenantId};
 use headworks_engine::launch::Launcher;
@@ -426,6 +426,14 @@ async fn deadlines_are_told_of(bed: Bed) {
     deadline::run_once(&bed.store).await.expect("a look");
     deadline::run_once(&bed.store).await.expect("a look");
     assert_eq!(alerts(&bed.store).await, [AlertKind::DeadlineMissed]);
+    // It ends, late; what settles the matter is a later run that is in time.
+    work(&bed).await;
+    deadline::run_once(&bed.store).await.expect("a look");
+    assert_eq!(alerts(&bed.store).await, [AlertKind::DeadlineMissed]);
+    look(&bed.store, SystemClock.now() + 2 * HOUR).await;
+    work(&bed).await;
+    deadline::run_once(&bed.store).await.expect("a look");
+    assert!(!alerts(&bed.store).await.contains(&AlertKind::DeadlineMissed));
 }
 
 /// A year of a project of schedules, looked at by schedulers that die at random: exactly the runs that an

@@ -5,6 +5,7 @@
 //! about. `cargo xtask test` runs a few seeds of each, `cargo xtask chaos` as many as it is told to
 //! (`HEADWORKS_TEST_CHAOS_SEEDS`), and collects a line per run (`HEADWORKS_TEST_CHAOS_REPORT`).
 
+mod calls;
 mod crashes;
 mod dag;
 mod network;

@@ -1,7 +1,7 @@
 //! The scenarios as tests, two at a time: each starts several processes, and some measure time.
 
 use super::Kind::{OwnPostgres, Postgres, Sqlite};
-use super::{chaos, crashes, network, races, storage};
+use super::{calls, chaos, crashes, network, races, storage};
 
 /// `test: "F1" on Kind, a few seeds, scenario;`
 macro_rules! scenarios {
@@ -25,7 +25,7 @@ scenarios! {
     f9_postgres: "F9" on OwnPostgres, 1, network::f9_restarts;
     f10_postgres: "F10" on OwnPostgres, 1, network::f10_kill_the_database;
     f11_postgres: "F11" on Postgres, 1, network::f11_commits_get_lost;
-    f11_calls_postgres: "F11" on Postgres, 1, network::f11_every_call;
+    f11_calls_postgres: "F11" on Postgres, 1, calls::f11_every_call;
     f12_postgres: "F12" on Postgres, 1, network::f12_black_hole;
     f12_half_open_postgres: "F12" on Postgres, 1, network::f12_half_open;
     f12_bad_line_postgres: "F12" on Postgres, 1, network::f12_bad_line;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use engine::clock::{Clock, SystemClock};
 use engine::dag::{Dag, TriggerRule, lower};
 use engine::id::{RunId, TenantId};
-use engine::launch::{Request, prepare};
+use engine::launch::{Launcher, Request, prepare};
 use engine::run::{RunState, is_terminal};
 use engine::store::{OpenMode, RunKind, RunView, Store};
 use engine::task::Kinds;
@@ -196,6 +196,12 @@ impl World {
         };
         let read = |path: &Path| std::fs::read_to_string(path);
         prepare(request, &self.kinds, &self.bench.path("dags"), &read).expect("a run that can be made")
+    }
+
+    /// Makes runs that come due, from this world's files.
+    pub(crate) fn launcher(&self) -> Launcher {
+        let read = |path: &Path| std::fs::read_to_string(path);
+        Launcher::new(Arc::new(self.kinds.clone()), self.bench.path("dags"), Arc::new(read))
     }
 
     /// Makes a run of a registered DAG.

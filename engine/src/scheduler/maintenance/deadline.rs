@@ -1,5 +1,5 @@
 //! Deadlines: a run that will miss its own, by its history, is told of while there is time; one that has
-//! missed it is told of once.
+//! missed it is told of once, until a later one is in time again.
 
 use std::collections::BTreeMap;
 
@@ -50,8 +50,8 @@ pub async fn run_once(store: &Store) -> Result<(), StoreError> {
     for (tenant, dag, run) in store.late_runs().await? {
         missed(store, &tenant, &dag, run).await?;
     }
-    for (tenant, dag, run) in store.no_longer_at_risk().await? {
-        store.resolve_alert((&tenant, &dag), AlertKind::DeadlineAtRisk, &run.to_string()).await?;
+    for (kind, tenant, dag, run) in store.settled_deadlines().await? {
+        store.resolve_alert((&tenant, &dag), kind, &run.to_string()).await?;
     }
     Ok(())
 }
