@@ -88,11 +88,15 @@ fn is_whole(document: &Value, evidence: &Value) {
     for key in ["drill", "id", "title", "started_at", "finished_at", "binary_version", "dag_version", "store"] {
         assert!(evidence[key].as_str().is_some_and(|text| !text.is_empty()), "no {key}");
     }
-    assert!(evidence["detection_seconds"].is_number() && evidence["recovery_seconds"].is_number(), "no times");
+    // A writer that waits for an SQLite file for two seconds says nothing: nobody is to notice.
+    let is_silent = evidence["drill"] == "database_restart"
+        && evidence["store"].as_str().is_some_and(|url| url.starts_with("sqlite"));
+    assert!(is_silent || evidence["detection_seconds"].is_number(), "no detection");
+    assert!(evidence["recovery_seconds"].is_number(), "no recovery");
     let kinds: Vec<&str> =
         evidence["timeline"].as_array().expect("a timeline").iter().filter_map(|it| it["kind"].as_str()).collect();
     for kind in ["fault", "transition", "action", "detection", "recovery"] {
-        assert!(kinds.contains(&kind), "the timeline has no {kind}");
+        assert!(kinds.contains(&kind) || (is_silent && kind == "detection"), "the timeline has no {kind}");
     }
     let runs = evidence["runs"].as_array().expect("runs");
     let digests = runs

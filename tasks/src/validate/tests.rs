@@ -461,5 +461,5 @@ fn the_projects_suites_can_be_read() {
         names.push(suite.name);
     }
     names.sort();
-    assert_eq!(names, ["retail_training", "rossmann_training"]);
+    assert_eq!(names, ["drill", "retail_training", "rossmann_training"]);
 }

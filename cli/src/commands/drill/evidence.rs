@@ -49,7 +49,7 @@ impl Clock {
                 let (at, is_run) = (instant(&event.at), event.instance.is_none());
                 if is_run && event.state == RunState::Succeeded.as_str() && struck.contains(&made.step.as_str()) {
                     it.recovered.push((at, format!("run {} succeeded", made.run)));
-                } else if BAD.iter().any(|word| event.event.contains(word)) {
+                } else if struck.contains(&made.step.as_str()) && BAD.iter().any(|word| event.event.contains(word)) {
                     it.traces.push((at, event_words(&event)));
                 }
             }
@@ -57,7 +57,9 @@ impl Clock {
         for cast in &stage.casts {
             for row in store.models(Some(&cast.tenant), None).await? {
                 for decision in store.decisions(&cast.tenant, &row.version.name).await? {
-                    if decision["promoted"] == false {
+                    let of = |made: &&Made| decision["run_id"] == made.run.to_string();
+                    let step = done.made.iter().find(of).map(|made| made.step.as_str());
+                    if decision["promoted"] == false && step.is_some_and(|step| struck.contains(&step)) {
                         let words = format!("the gate refused: {}", decision["reason"].as_str().unwrap_or_default());
                         it.traces.push((instant(decision["at"].as_str().unwrap_or_default()), words));
                     }
@@ -65,7 +67,8 @@ impl Clock {
             }
         }
         for act in &done.acts {
-            it.traces.extend(act.warnings.iter().map(|(at, line)| (*at, line.trim().to_owned())));
+            let warnings = act.warnings.iter().filter(|_| struck.contains(&act.step.as_str()));
+            it.traces.extend(warnings.map(|(at, line)| (*at, line.trim().to_owned())));
             if act.is_remedy {
                 it.recovered.push((act.ended_at, act.what.clone()));
             }
