@@ -35,12 +35,20 @@ pub(crate) async fn f4_kill_before_the_answer(world: &mut World) {
     }
 }
 
+/// Leases of F9: longer than a server takes to come back on a machine that is busy with other scenarios. Who is
+/// away for longer than a lease loses its attempts, as it should.
+const F9_LEASE: Duration = Duration::from_secs(12);
+
 /// F9: the server is restarted again and again under load. No attempt of a live worker is lost.
 pub(crate) async fn f9_restarts(world: &mut World) {
     world.dag(&chain(world, "chain", 3));
     world.dag(&[head("slow"), task(world, "long", "", "sleep 2")].concat());
-    let fleet =
-        [world.start("serve-a", &[]).await, world.start("worker-a", &[]).await, world.start("worker-b", &[]).await];
+    let lease = F9_LEASE.as_secs().to_string();
+    let lease = [("HEADWORKS_EXECUTOR_LEASE_TTL_SECONDS", lease.as_str())];
+    let mut fleet = Vec::new();
+    for name in ["serve-a", "worker-a", "worker-b"] {
+        fleet.push(world.start(name, &lease).await);
+    }
     let rounds = if super::is_long() { 20 } else { 4 };
     let mut runs = vec![world.submit("slow").await];
     let store = world.store().await;
@@ -55,8 +63,10 @@ pub(crate) async fn f9_restarts(world: &mut World) {
         let pause = world.dice.within(300, 1200);
         tokio::time::sleep(Duration::from_millis(pause)).await;
         let how = *world.dice.pick(&[Shutdown::Fast, Shutdown::Immediate]);
+        let went = Instant::now();
         world.cluster.as_mut().expect("a cluster").restart(how).expect("it comes back");
-        for at in fleet {
+        assert!(went.elapsed() < F9_LEASE / 2, "the server was away for {:?}", went.elapsed());
+        for &at in &fleet {
             let process = world.process(at);
             assert!(process.is_alive(), "{} ended:\n{}", process.name(), process.said());
         }
