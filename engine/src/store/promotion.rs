@@ -80,6 +80,9 @@ impl Write for Promote<'_> {
         if *status == ModelStatus::Champion {
             return refuse("it is the champion already");
         }
+        if !is_kept(tx, change, version).await? {
+            return refuse("its model is kept no longer");
+        }
         let approved = was_approved(tx, change, version).await?;
         if !approved && !self.force {
             return refuse("no gate has said yes to it (`headworks models show` tells what was decided)");
@@ -160,6 +163,20 @@ async fn was_approved(tx: &Tx, change: &Change, version: u32) -> Result<bool, St
     let mut values = key(change);
     values.push(i64::from(version).into());
     Ok(!tx.all("look for the gate's decision", sql, values).await?.is_empty())
+}
+
+/// Whether the version's model is on record still: what never served goes with its run.
+async fn is_kept(tx: &Tx, change: &Change, version: u32) -> Result<bool, StoreError> {
+    let mut values = key(change);
+    values.push(i64::from(version).into());
+    let sql = "SELECT run, artifact FROM model_version WHERE tenant = $1 AND name = $2 AND version = $3";
+    let found = tx.all("read the version", sql, values).await?;
+    let Some(row) = found.first() else { return Ok(false) };
+    let (run, model): (String, Value) = (rows::get(row, "run")?, rows::get_json(row, "artifact")?);
+    let sql = "SELECT 1 AS there FROM artifact WHERE tenant = $1 AND run = $2 AND key = $3 LIMIT 1";
+    let object = model["key"].as_str().unwrap_or_default().to_owned();
+    let values = vec![change.tenant.to_string().into(), run.into(), object.into()];
+    Ok(!tx.all("look for the model", sql, values).await?.is_empty())
 }
 
 /// The champion before this one. A way back undoes the promotion that it goes back from, so that the next one leads

@@ -22,10 +22,11 @@ const RUNS_AT_ONCE: u32 = 100;
 /// Events that one transaction deletes.
 const EVENTS_AT_ONCE: u32 = 10_000;
 
-/// A run that may go: it has ended, and none of its models serves or may serve again.
+/// A run that may go: it has ended, and none of its models serves, or has served and is what a rollback may go back
+/// to. What was never champion goes with its run.
 const MAY_GO: &str = "u.tenant = $1 AND u.finished_at < $2 AND u.state IN ('succeeded', 'failed', 'canceled') \
      AND NOT EXISTS (SELECT 1 FROM model_version m WHERE m.tenant = u.tenant AND m.run = u.run \
-     AND m.status <> 'archived')";
+     AND m.status IN ('champion', 'archived'))";
 
 /// Tables whose rows belong to a run, by (tenant, run).
 const OF_A_RUN: [&str; 8] =

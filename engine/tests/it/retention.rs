@@ -10,9 +10,14 @@ use headworks_engine::scheduler::maintenance::retention::{Swept, run_once};
 use headworks_engine::tenant::{self, Retention};
 use uuid::{Timestamp, Uuid};
 
-use crate::store::{Bed, on_both};
+use crate::store::{Bed, CHAIN, finish, on_both, promotion, registered};
 
-on_both!(runs_go_with_all_that_is_theirs, artifacts_may_go_before_their_run, orphans_are_collected_after_a_grace);
+on_both!(
+    runs_go_with_all_that_is_theirs,
+    what_has_served_stays,
+    artifacts_may_go_before_their_run,
+    orphans_are_collected_after_a_grace,
+);
 
 const ONE: &str = "[dag]\nid = \"t\"\n[tasks.a]\nkind = \"fake\"\n[tasks.b]\nkind = \"fake\"\nneeds = [\"a\"]\n";
 const DAY: Duration = Duration::from_secs(86_400);
@@ -53,6 +58,28 @@ async fn runs_go_with_all_that_is_theirs(bed: Bed) {
     assert!(bed.store.run_summary(&open.tenant, open.run).await.is_ok(), "a run that goes on stays");
     assert_eq!(keys(&bed.artifacts()).await, 0);
     assert_eq!(sweep(&bed, kept, DAY).await, Swept::default());
+}
+
+/// A champion stays whatever its age, and so does one that a rollback may go back to.
+async fn what_has_served_stays(bed: Bed) {
+    with_file(&bed, "").await;
+    let session = bed.session().await;
+    let mut runs = Vec::new();
+    for outcome in [promotion(None), promotion(Some(1)), registered()] {
+        let run = bed.start(CHAIN).await;
+        let claims = bed.claim(session, 10).await;
+        let claim = claims.iter().find(|it| it.identity.run == run.run).expect("its first task");
+        bed.report(&[finish(session, claim, outcome)]).await;
+        bed.store.cancel(&run.tenant, run.run).await.expect("canceled");
+        runs.push(run);
+    }
+    let swept = sweep(&bed, Retention { runs: second(), ..Retention::default() }, DAY).await;
+    assert_eq!(swept.runs, 1);
+    let mut kept = Vec::new();
+    for run in &runs {
+        kept.push(bed.store.run_summary(&run.tenant, run.run).await.is_ok());
+    }
+    assert_eq!(kept, [true, true, false], "the champion, the one before it, and who never was one");
 }
 
 async fn artifacts_may_go_before_their_run(bed: Bed) {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use headworks_engine::artifact::ArtifactStore;
+use headworks_engine::artifact::{ArtifactRef, ArtifactStore};
 use headworks_engine::dag::lower;
 use headworks_engine::executor::{AttemptSettings, Executor, ExecutorError, Progress, Settings};
 use headworks_engine::id::{InstanceId, RunId, SessionId, TaskId, TenantId};
@@ -196,7 +196,7 @@ on_both!(
     a_run_is_taken_up_without_running_anything_twice,
 );
 
-const CHAIN: &str = r#"
+pub(crate) const CHAIN: &str = r#"
 [dag]
 id = "t"
 [tasks.a]
@@ -446,15 +446,28 @@ async fn the_last_two_of_a_run_finish_at_once(bed: Bed) {
     }
 }
 
-fn promotion(expected: Option<u32>) -> Outcome {
-    let name = headworks_engine::id::ModelName::parse("demand").expect("valid");
-    let artifact = serde_json::from_value(json!({
+/// What [`promotion`] registers.
+pub(crate) fn model() -> ArtifactRef {
+    let model = json!({
         "name": "model.bin", "key": "k", "digest": "0".repeat(64), "bytes": 1, "rows": null, "schema_digest": null,
-    }));
+    });
+    serde_json::from_value(model).expect("valid")
+}
+
+/// A version that no gate has judged.
+pub(crate) fn registered() -> Outcome {
+    let name = headworks_engine::id::ModelName::parse("demand").expect("valid");
+    let registry = vec![RegistryChange::Register { name, artifact: model(), metadata: json!({}) }];
+    Outcome::Succeeded { outputs: json!({}), registry }
+}
+
+/// A version that the gate makes the champion.
+pub(crate) fn promotion(expected: Option<u32>) -> Outcome {
+    let name = headworks_engine::id::ModelName::parse("demand").expect("valid");
     let registry = vec![
         RegistryChange::Register {
             name: name.clone(),
-            artifact: artifact.expect("valid"),
+            artifact: model(),
             metadata: json!({ "metrics": { "wape": 0.5 } }),
         },
         RegistryChange::Promote { name: name.clone(), expected },

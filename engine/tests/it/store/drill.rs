@@ -7,11 +7,11 @@ use headworks_engine::drill::{Fault, FaultKind};
 use headworks_engine::id::{ModelName, RunId, TaskId};
 use headworks_engine::run::{RunState, TaskState};
 use headworks_engine::scheduler::maintenance::retention::sweep_drills;
-use headworks_engine::store::{Change, NewRun, Outage, RunKind, StoreError};
+use headworks_engine::store::{Change, Finish, NewRun, Outage, RunKind, StoreError};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Bed, CHAIN, finish, promotion, tenant};
+use super::{Bed, CHAIN, finish, model, promotion, registered, tenant};
 
 on_both!(
     only_drill_runs_of_drill_tenants_have_faults,
@@ -148,8 +148,14 @@ async fn champions_are_moved_by_people_and_found_again(bed: Bed) {
         let run = bed.start(CHAIN).await;
         let claims = bed.claim(session, 10).await;
         let claim = claims.iter().find(|it| it.identity.run == run.run).expect("its first task");
-        bed.report(&[finish(session, claim, promotion(expected))]).await;
+        let report = Finish { artifacts: vec![model()], ..finish(session, claim, promotion(expected)) };
+        bed.report(&[report]).await;
     }
+    // A third, whose model is kept no longer.
+    let run = bed.start(CHAIN).await;
+    let claims = bed.claim(session, 10).await;
+    let claim = claims.iter().find(|it| it.identity.run == run.run).expect("its first task");
+    bed.report(&[finish(session, claim, registered())]).await;
     let change = |expected| Change {
         tenant: tenant("acme"),
         name: ModelName::parse("demand").expect("a name"),
@@ -170,6 +176,8 @@ async fn champions_are_moved_by_people_and_found_again(bed: Bed) {
     let error = store.promote(&change(Some(1)), 1, true).await.expect_err("it is already");
     assert!(matches!(error, StoreError::NotPromotable { .. }), "{error}");
     assert!(matches!(store.promote(&change(Some(1)), 9, true).await, Err(StoreError::NotFound { .. })));
+    let error = store.promote(&change(Some(1)), 3, true).await.expect_err("nothing is left of it");
+    assert!(error.to_string().contains("kept no longer"), "{error}");
     let decisions = store.decisions(&tenant("acme"), &change(None).name).await.expect("read");
     assert_eq!(decisions.len(), 5, "two by the gate, three by people: {decisions:#?}");
     assert_eq!((&decisions[0]["actor"], &decisions[0]["to_version"]), (&json!("user x"), &json!(1)));
@@ -180,8 +188,8 @@ async fn champions_are_moved_by_people_and_found_again(bed: Bed) {
         .iter()
         .map(|it| (it.version.version, it.version.status))
         .collect();
-    use headworks_engine::registry::ModelStatus::{Archived, Champion};
-    assert_eq!(champions, [(2, Archived), (1, Champion)]);
+    use headworks_engine::registry::ModelStatus::{Archived, Candidate, Champion};
+    assert_eq!(champions, [(3, Candidate), (2, Archived), (1, Champion)]);
 }
 
 async fn old_drills_go_with_all_that_is_theirs(bed: Bed) {
