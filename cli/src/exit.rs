@@ -79,6 +79,11 @@ impl Failure {
         Self::new(70, "bug", message).because(cause.into().as_ref())
     }
 
+    /// What happened and why, on one line.
+    pub(crate) fn words(&self) -> String {
+        std::iter::once(&self.message).chain(&self.chain).map(String::as_str).collect::<Vec<_>>().join(": ")
+    }
+
     /// With what to do about it.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

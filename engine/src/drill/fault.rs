@@ -96,6 +96,17 @@ impl Fault {
             && generation == Generation(1)
             && (self.attempt..self.attempt.saturating_add(self.times)).contains(&attempt.0)
     }
+
+    /// Whether there is an attempt that both strike, neither of them by a skew, which goes along with any other.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let is_skew = |it: &Self| matches!(it.what, FaultKind::Skew { .. });
+        self.task == other.task
+            && (self.index.is_none() || other.index.is_none() || self.index == other.index)
+            && self.attempt < other.attempt.saturating_add(other.times)
+            && other.attempt < self.attempt.saturating_add(self.times)
+            && !is_skew(self)
+            && !is_skew(other)
+    }
 }
 
 impl FaultKind {

@@ -37,6 +37,47 @@ pub struct Drill {
     pub expectations: Vec<Expectation>,
 }
 
+/// A run that a fault strikes, and the replays that descend from it: one of them has to end well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Family<'a> {
+    /// The drill tenant.
+    pub tenant: &'a str,
+    /// The steps that make these runs; first that of the run that is struck.
+    pub steps: Vec<&'a str>,
+}
+
+impl Drill {
+    /// The drill tenants whose runs a fault has to strike.
+    pub fn struck_by<'a>(&'a self, fault: &'a Declared) -> Vec<&'a str> {
+        let step = self.steps.iter().find(|step| step.name == fault.step);
+        match fault.tenant.as_ref().or_else(|| step?.tenant.as_ref()) {
+            Some(tenant) => vec![tenant.as_str()],
+            None => self.subject.tenants.iter().map(String::as_str).collect(),
+        }
+    }
+
+    /// The runs that are struck, each with its replays. A run that is made to compare with is in none of them.
+    pub fn struck(&self) -> Vec<Family<'_>> {
+        let mut families = Vec::new();
+        for fault in &self.faults {
+            for tenant in self.struck_by(fault) {
+                let mut steps = vec![fault.step.as_str()];
+                for step in &self.steps {
+                    if let Action::Replay { of, .. } = &step.action
+                        && step.action.makes_run()
+                        && step.tenant.as_ref().is_none_or(|whose| whose == tenant)
+                        && steps.contains(&of.as_str())
+                    {
+                        steps.push(&step.name);
+                    }
+                }
+                families.push(Family { tenant, steps });
+            }
+        }
+        families
+    }
+}
+
 /// What the runs of a drill are: a DAG, with whose parameters, over which input.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Subject {
@@ -44,6 +85,8 @@ pub struct Subject {
     pub dag: String,
     /// The tenant whose parameters are taken; `None` = none.
     pub like: Option<String>,
+    /// An earlier run: the drill's runs are made from what it was pinned to.
+    pub clone_of: Option<String>,
     /// The parameter that names the input: each drill tenant gets a copy of what it names.
     pub input: Option<String>,
     /// The seed of the runs.
@@ -54,6 +97,10 @@ pub struct Subject {
     pub params: Map<String, Value>,
 }
 
+/// The kinds of alerts, as `store::AlertKind` writes them.
+pub const ALERTS: [&str; 6] =
+    ["deadline_at_risk", "deadline_missed", "launch_failed", "quota_exceeded", "overlap", "fires_dropped"];
+
 /// A fault and where it belongs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Declared {
@@ -63,6 +110,20 @@ pub struct Declared {
     pub tenant: Option<String>,
     /// What goes wrong.
     pub what: Trouble,
+}
+
+impl Declared {
+    /// Whether the two would strike at once, and one of them in vain.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let is_same =
+            self.step == other.step && (self.tenant.is_none() || other.tenant.is_none() || self.tenant == other.tenant);
+        is_same
+            && match (&self.what, &other.what) {
+                (Trouble::Attempt(one), Trouble::Attempt(two)) => one.overlaps(two),
+                (Trouble::Input(_), Trouble::Input(_)) | (Trouble::Database { .. }, Trouble::Database { .. }) => true,
+                _ => false,
+            }
+    }
 }
 
 /// What goes wrong, and who makes it so.
@@ -241,12 +302,14 @@ pub enum Check {
         instance: InstanceId,
         /// Its state.
         state: Option<String>,
-        /// How many attempts it took.
+        /// How many attempts its generation took.
         attempts: Option<i64>,
+        /// Its generation: 1 until somebody asks for it again.
+        generation: Option<i64>,
         /// A part of why it is where it is.
         reason: Option<String>,
     },
-    /// Each task instance of the run took this many attempts, none of them lost.
+    /// Each task instance of the run took this many attempts, and nobody asked for another generation.
     Attempts {
         /// The run.
         run: String,
@@ -303,6 +366,13 @@ pub enum Check {
         step: String,
         /// The text.
         text: String,
+    },
+    /// An alert of the tenant was raised, or none was; whether it is resolved does not matter.
+    Alert {
+        /// One of [`ALERTS`].
+        kind: &'static str,
+        /// Whether it has to be there.
+        is_raised: bool,
     },
     /// From the first fault to its first trace in a run's record.
     DetectedWithin(Duration),

@@ -168,7 +168,7 @@ async fn run(spec: Spec, kinds: Kinds) -> (Ending, Vec<ArtifactRef>) {
         return (transient(format!("can not listen for the worker's signal: {error}")), Vec::new());
     }
     let (kind, with) = (spec.kind.clone(), spec.with.clone());
-    let held_at = fault::held_at(&spec.faults);
+    let (held_at, hangs) = (fault::held_at(&spec.faults), fault::hangs(&spec.faults));
     let context = match context(spec, &kinds, cancel) {
         Ok(context) => Arc::new(context),
         Err(error) => return (transient(chain(&error)), Vec::new()),
@@ -176,6 +176,9 @@ async fn run(spec: Spec, kinds: Kinds) -> (Ending, Vec<ArtifactRef>) {
     let shared = Arc::clone(&context);
     if held_at == Some(Moment::Begun) {
         hold().await;
+    }
+    if hangs {
+        std::future::pending::<()>().await;
     }
     // In a task of its own, so that a panic ends the attempt with its message.
     let handle = tokio::spawn(async move { kinds.run(&kind, &shared, with).await });

@@ -10,9 +10,10 @@ use crate::dag::{DependsOn, KindCatalog};
 use crate::store::{Memo, MemoHit, Work, chain, memo_key};
 
 /// The attempt's memo, and the result to link to, if there is one. `None` without `cache = true`, and for
-/// a kind whose results hang on more than the engine pins.
+/// a kind whose results hang on more than the engine pins. An attempt that a drill strikes does its work: it is on
+/// record that it was struck, and what comes of it is nobody else's to link to.
 pub(super) async fn look(environment: &Environment, work: &Work, with: &Value) -> Option<(Memo, Option<MemoHit>)> {
-    let task = work.task().ok().filter(|task| task.cache)?;
+    let task = work.task().ok().filter(|task| task.cache && work.faults.is_empty())?;
     let kind = environment.kinds.kind(&task.kind).filter(|kind| kind.depends_on != DependsOn::Outside)?;
     let key = memo_key(kind, with, work);
     let computed = (Memo { key, linked: None }, None);

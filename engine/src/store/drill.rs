@@ -111,20 +111,41 @@ impl Store {
         found.await?.iter().map(one).collect()
     }
 
+    /// Artifacts of a run of which a generation of a task instance has more than one, though no attempt of theirs ended
+    /// badly: what a failed attempt had published is on record, too, and nobody sees it.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn doubled_artifacts(
+        &self,
+        tenant: &TenantId,
+        run: RunId,
+    ) -> Result<Vec<(InstanceId, String)>, StoreError> {
+        let sql = "SELECT a.task, a.element, a.name FROM artifact a WHERE a.tenant = $1 AND a.run = $2 AND NOT EXISTS \
+                   (SELECT 1 FROM attempt t WHERE t.tenant = a.tenant AND t.run = a.run AND t.task = a.task \
+                   AND t.element = a.element AND t.generation = a.generation AND t.epoch = a.epoch \
+                   AND t.state <> 'succeeded') \
+                   GROUP BY a.task, a.element, a.generation, a.name HAVING COUNT(*) > 1 \
+                   ORDER BY a.task, a.element, a.generation, a.name";
+        let values = vec![tenant.to_string().into(), run.to_string().into()];
+        let found = tx::read(&self.db, "look for doubled artifacts", sql, values).await?;
+        found.iter().map(|row| Ok((rows::instance(row)?, rows::get(row, "name")?))).collect()
+    }
+
     /// Makes the database be away for the process that executes a drill run: on Postgres the server ends the
-    /// connections of that name, again and again; on SQLite the file's write lock is held. Returns how many
-    /// connections were ended.
+    /// connections of that name, again and again, and how many it ended is returned; on SQLite the file's write lock
+    /// is held, and there is nothing to count.
     ///
     /// # Errors
     /// [`StoreError::NoDrill`] for any other run; the database's.
-    pub async fn disturb(&self, tenant: &TenantId, run: RunId, outage: &Outage) -> Result<u64, StoreError> {
+    pub async fn disturb(&self, tenant: &TenantId, run: RunId, outage: &Outage) -> Result<Option<u64>, StoreError> {
         let kind = self.run_summary(tenant, run).await?.kind;
         if kind != DRILL || !tenant.is_drill() {
             return Err(StoreError::NoDrill { run, kind: "not drill", tenant: tenant.to_string() });
         }
         match self.dialect {
-            Dialect::Postgres => self.end_connections(outage).await,
-            Dialect::Sqlite => self.hold_the_lock(outage.lasts).await.map(|()| 0),
+            Dialect::Postgres => self.end_connections(outage).await.map(Some),
+            Dialect::Sqlite => self.hold_the_lock(outage.lasts).await.map(|()| None),
         }
     }
 

@@ -122,13 +122,18 @@ fn sqlite_path(url: &str) -> Option<PathBuf> {
     Some(PathBuf::from(path.split('?').next().unwrap_or(path)))
 }
 
+/// The URL as people may see it: without the password, which stands before the host or in the query.
 fn without_password(url: &str) -> String {
+    let (place, query) = url.split_once('?').unwrap_or((url, ""));
+    let is_shown = |pair: &&str| !pair.split('=').next().unwrap_or_default().contains("password");
+    let query = query.split('&').filter(is_shown).collect::<Vec<_>>().join("&");
+    let url = if query.is_empty() { place.to_owned() } else { format!("{place}?{query}") };
     match (url.find("://"), url.rfind('@')) {
         (Some(scheme), Some(at)) if scheme + 3 < at => {
             let user = url[scheme + 3..at].split(':').next().unwrap_or_default();
             format!("{}{user}{}", &url[..scheme + 3], &url[at..])
         }
-        _ => url.to_owned(),
+        _ => url,
     }
 }
 
@@ -254,6 +259,10 @@ mod tests {
         assert_eq!(without_password("postgres://ops:p@ss@db/hw"), "postgres://ops@db/hw");
         assert_eq!(without_password("postgres://ops@db/hw"), "postgres://ops@db/hw");
         assert_eq!(without_password("sqlite://a/b.db"), "sqlite://a/b.db");
+        assert_eq!(without_password("sqlite://a/b.db?mode=rwc"), "sqlite://a/b.db?mode=rwc");
+        let shown = without_password("postgres://ops@db/hw?user=x&password=p@ss&sslmode=require");
+        assert_eq!(shown, "postgres://ops@db/hw?user=x&sslmode=require");
+        assert_eq!(without_password("postgres://db/hw?password=p@ss"), "postgres://db/hw");
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //!
 //! The document is what the store keeps; the other two are made anew whenever somebody asks (`page`).
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use engine::clock::{parse_rfc3339, rfc3339};
-use engine::drill::{Action, Exit, Trouble};
+use engine::drill::{Declared, Exit, Family, Trouble};
 use engine::run::RunState;
 use engine::store::{EventView, RunView, Store, Struck};
 use serde_json::{Value, json};
@@ -30,6 +31,8 @@ pub(super) struct Clock {
     pub(super) faults: Vec<(i64, String)>,
     traces: Vec<(i64, String)>,
     recovered: Vec<(i64, String)>,
+    /// Whether each run that was struck has succeeded, or a replay of it.
+    is_over: bool,
 }
 
 /// Events that show that something went wrong.
@@ -38,28 +41,40 @@ const BAD: [&str; 6] = ["failed", "orphaned", "retry_scheduled", "quarantined", 
 impl Clock {
     /// Reads the record of every run.
     pub(super) async fn read(stage: &Stage<'_>, done: &Performance, store: &Store) -> Result<Self, Failure> {
-        let mut it = Self { faults: Vec::new(), traces: Vec::new(), recovered: Vec::new() };
-        let struck = struck_steps(stage);
-        it.faults.extend(done.mishaps.iter().map(|it| (it.at, format!("{}: {}", it.label, it.what))));
+        let mut it = Self { faults: Vec::new(), traces: Vec::new(), recovered: Vec::new(), is_over: false };
+        let families = stage.drill.struck();
+        let is_struck = |step: &str, label: &str| {
+            families.iter().any(|family| family.tenant == label && family.steps.contains(&step))
+        };
+        it.faults.extend(done.mishaps.iter().map(|it| (to_millisecond(it.at), format!("{}: {}", it.label, it.what))));
+        let mut well = BTreeSet::new();
         for made in &done.made {
             for struck in store.faults_of(&made.tenant, made.run).await? {
-                it.faults.push((struck.at, fault_words(&struck)));
+                it.faults.push((to_millisecond(struck.at), fault_words(&struck)));
+            }
+            if !is_struck(&made.step, &made.label) {
+                continue;
             }
             for event in store.events(&made.tenant, made.run).await? {
                 let (at, is_run) = (instant(&event.at), event.instance.is_none());
-                if is_run && event.state == RunState::Succeeded.as_str() && struck.contains(&made.step.as_str()) {
+                if is_run && event.state == RunState::Succeeded.as_str() {
                     it.recovered.push((at, format!("run {} succeeded", made.run)));
-                } else if struck.contains(&made.step.as_str()) && BAD.iter().any(|word| event.event.contains(word)) {
+                    well.insert((made.step.as_str(), made.label.as_str()));
+                } else if BAD.iter().any(|word| event.event.contains(word)) {
                     it.traces.push((at, event_words(&event)));
                 }
             }
         }
+        it.is_over = families
+            .iter()
+            .filter(|family| has_run(done, family))
+            .all(|family| family.steps.iter().any(|step| well.contains(&(*step, family.tenant))));
         for cast in &stage.casts {
             for row in store.models(Some(&cast.tenant), None).await? {
                 for decision in store.decisions(&cast.tenant, &row.version.name).await? {
                     let of = |made: &&Made| decision["run_id"] == made.run.to_string();
-                    let step = done.made.iter().find(of).map(|made| made.step.as_str());
-                    if decision["promoted"] == false && step.is_some_and(|step| struck.contains(&step)) {
+                    let of_struck = done.made.iter().find(of).is_some_and(|made| is_struck(&made.step, &made.label));
+                    if decision["promoted"] == false && of_struck {
                         let words = format!("the gate refused: {}", decision["reason"].as_str().unwrap_or_default());
                         it.traces.push((instant(decision["at"].as_str().unwrap_or_default()), words));
                     }
@@ -67,7 +82,7 @@ impl Clock {
             }
         }
         for act in &done.acts {
-            let warnings = act.warnings.iter().filter(|_| struck.contains(&act.step.as_str()));
+            let warnings = act.warnings.iter().filter(|_| is_struck(&act.step, &act.label));
             it.traces.extend(warnings.map(|(at, line)| (*at, line.trim().to_owned())));
             if act.is_remedy {
                 it.recovered.push((act.ended_at, act.what.clone()));
@@ -90,7 +105,7 @@ impl Clock {
 
     fn end(&self) -> Option<&(i64, String)> {
         let first = self.first_fault()?;
-        self.recovered.last().filter(|(at, _)| *at >= first)
+        self.recovered.last().filter(|(at, _)| self.is_over && *at >= first)
     }
 
     /// Seconds from the first fault to its first trace.
@@ -104,19 +119,19 @@ impl Clock {
     }
 }
 
-/// Steps whose runs are struck by a fault, and replays of those: what has to end well before it is over. A run that
-/// is made to compare with is none of them.
-fn struck_steps<'a>(stage: &'a Stage<'_>) -> Vec<&'a str> {
-    let mut struck: Vec<&str> = stage.drill.faults.iter().map(|it| it.step.as_str()).collect();
-    for step in &stage.drill.steps {
-        if let Action::Replay { of, .. } = &step.action
-            && step.action.makes_run()
-            && struck.contains(&of.as_str())
-        {
-            struck.push(&step.name);
-        }
-    }
-    struck
+/// Whether the run that the family begins with has been made by now.
+fn has_run(done: &Performance, family: &Family<'_>) -> bool {
+    done.made.iter().any(|made| made.label == family.tenant && family.steps.first() == Some(&made.step.as_str()))
+}
+
+/// Events have milliseconds: what follows a fault within its own must not come before it.
+fn to_millisecond(at: i64) -> i64 {
+    at - at.rem_euclid(1_000)
+}
+
+/// Of entries of the same millisecond, which comes first.
+fn rank(kind: &str) -> usize {
+    ["fault", "action", "transition", "detection", "recovery"].iter().position(|it| *it == kind).unwrap_or_default()
 }
 
 impl Evidence {
@@ -144,7 +159,7 @@ impl Evidence {
         }
         timeline.extend(clock.trace().map(|(at, what)| (*at, "detection", what.clone())));
         timeline.extend(clock.end().map(|(at, what)| (*at, "recovery", what.clone())));
-        timeline.sort_by_key(|(at, ..)| *at);
+        timeline.sort_by_key(|(at, kind, _)| (to_millisecond(*at), rank(kind)));
         let timeline: Vec<_> = timeline
             .into_iter()
             .map(|(at, kind, what)| json!({ "at": rfc3339(at), "kind": kind, "what": what }))
@@ -206,8 +221,9 @@ fn run(made: &Made, view: &RunView) -> Value {
     shape
 }
 
-fn declared(stage: &Stage<'_>) -> Vec<Value> {
-    let words = |it: &Trouble| match it {
+/// What is declared to go wrong, for people.
+pub(super) fn trouble_words(it: &Trouble) -> String {
+    match it {
         Trouble::Attempt(fault) => {
             let index = fault.index.map(|index| format!("[{index}]")).unwrap_or_default();
             let last = fault.attempt + fault.times - 1;
@@ -216,13 +232,12 @@ fn declared(stage: &Stage<'_>) -> Vec<Value> {
         }
         Trouble::Input(damage) => format!("the input: {}", damage.words()),
         Trouble::Database { task, .. } => format!("the database, once {task} has started"),
-    };
-    stage
-        .drill
-        .faults
-        .iter()
-        .map(|it| json!({ "step": it.step, "tenant": it.tenant, "what": words(&it.what) }))
-        .collect()
+    }
+}
+
+fn declared(stage: &Stage<'_>) -> Vec<Value> {
+    let one = |it: &Declared| json!({ "step": it.step, "tenant": it.tenant, "what": trouble_words(&it.what) });
+    stage.drill.faults.iter().map(one).collect()
 }
 
 fn action(act: &super::perform::Act) -> Value {

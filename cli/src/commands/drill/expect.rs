@@ -94,7 +94,7 @@ impl Bench<'_> {
             Check::State { state, .. } => {
                 (view.summary.state.as_str() == state, format!("run {} is {}", made.run, view.summary.state))
             }
-            Check::Task { instance, state, attempts, reason, .. } => {
+            Check::Task { instance, state, attempts, generation, reason, .. } => {
                 let of_it = |it: &&TaskView| {
                     it.instance.task == instance.task
                         && (instance.index.is_none() || instance.index == it.instance.index)
@@ -104,12 +104,13 @@ impl Bench<'_> {
                     let why = it.reason.as_ref().map(ToString::to_string).unwrap_or_default();
                     state.as_ref().is_none_or(|state| it.state.as_str() == state)
                         && attempts.is_none_or(|attempts| it.attempts == attempts)
+                        && generation.is_none_or(|generation| it.generation == generation)
                         && reason.as_ref().is_none_or(|reason| why.contains(reason.as_str()))
                 };
                 (!tasks.is_empty() && tasks.iter().all(fits), task_words(&tasks))
             }
             Check::Attempts { attempts, .. } => {
-                let others: Vec<_> = view.tasks.iter().filter(|it| it.attempts != *attempts).collect();
+                let others: Vec<_> = view.tasks.iter().filter(|it| !is_first(it, *attempts)).collect();
                 match others.is_empty() {
                     true => (true, format!("{} task instances took {attempts} attempt(s) each", view.tasks.len())),
                     false => (false, task_words(&others)),
@@ -125,7 +126,10 @@ impl Bench<'_> {
                 let differs: Vec<_> = wanted.iter().filter(|key| mine.get(**key) != his.get(**key)).collect();
                 match differs.first() {
                     Some((task, name)) => (false, format!("{name} of {task} is another")),
-                    None => (!wanted.is_empty(), format!("{} artifacts have the same digests", wanted.len())),
+                    None => match names.iter().find(|name| !wanted.iter().any(|(_, it)| *it == name.as_str())) {
+                        Some(name) => (false, format!("neither run made {name}")),
+                        None => (!wanted.is_empty(), format!("{} artifacts have the same digests", wanted.len())),
+                    },
                 }
             }
             Check::Whole { .. } => self.whole(view).await?,
@@ -175,11 +179,11 @@ impl Bench<'_> {
 
     async fn whole(&self, view: &RunView) -> Result<Found, Failure> {
         let artifacts = ArtifactStore::open(&self.stage.session.config.artifacts.url)?;
-        let mut seen = BTreeSet::new();
+        let doubled = self.store.doubled_artifacts(&view.summary.tenant, view.summary.run_id).await?;
+        if let Some((task, name)) = doubled.first() {
+            return Ok((false, format!("{name} of {task} is there twice")));
+        }
         for it in &view.artifacts {
-            if !seen.insert((it.producer.to_string(), it.artifact.name.to_string())) {
-                return Ok((false, format!("{} of {} is there twice", it.artifact.name, it.producer)));
-            }
             if let Err(error) = artifacts.verify(&it.artifact).await {
                 return Ok((false, error.to_string()));
             }
@@ -227,6 +231,13 @@ impl Bench<'_> {
                 let words = if same { "runs, artifacts and models are as they were" } else { "something is another" };
                 Some((same, words.to_owned()))
             }
+            Check::Alert { kind, is_raised } => {
+                // Resolved ones, too, and more than a drill raises.
+                let all = self.store.alerts(Some(&cast.tenant), true, 1_000).await?;
+                let found = all.iter().find(|it| it.kind.as_str() == *kind);
+                let words = found.map_or_else(|| format!("no alert {kind}"), |it| format!("{kind}: {}", it.message));
+                Some((found.is_some() == *is_raised, words))
+            }
             Check::Said { step, text } => {
                 let mut of_step =
                     self.performance.acts.iter().filter(|act| act.step == *step && act.label == cast.label);
@@ -247,10 +258,16 @@ fn digests(view: &RunView) -> BTreeMap<(String, String), String> {
     made.map(|it| ((it.producer.to_string(), it.artifact.name.to_string()), it.artifact.digest.to_string())).collect()
 }
 
+/// Whether nobody asked for it again, and it took so many attempts: each generation counts its own.
+fn is_first(it: &TaskView, attempts: i64) -> bool {
+    it.attempts == attempts && it.generation == 1
+}
+
 fn task_words(tasks: &[&TaskView]) -> String {
     let one = |it: &&TaskView| {
         let why = it.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-        format!("{} is {} after {} attempt(s){why}", it.instance, it.state, it.attempts)
+        let which = if it.generation > 1 { format!(" of generation {}", it.generation) } else { String::new() };
+        format!("{} is {} after {} attempt(s){which}{why}", it.instance, it.state, it.attempts)
     };
     if tasks.is_empty() {
         "there is no such task".to_owned()
@@ -263,5 +280,34 @@ fn within(what: &str, seconds: Option<f64>, limit: std::time::Duration) -> Found
     match seconds {
         Some(seconds) => (seconds <= limit.as_secs_f64(), format!("{what} {seconds:.1} s after the first fault")),
         None => (false, format!("not {what}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::drill::ALERTS;
+    use engine::id::{InstanceId, TaskId};
+    use engine::store::AlertKind;
+
+    use super::*;
+
+    #[test]
+    fn a_drill_names_alerts_as_the_store_does() {
+        assert_eq!(ALERTS, AlertKind::ALL.map(AlertKind::as_str));
+    }
+
+    #[test]
+    fn attempts_are_those_of_the_first_generation() {
+        let task = |generation, attempts| TaskView {
+            instance: InstanceId::new(TaskId::parse("train").expect("an id"), None),
+            state: TaskState::Succeeded,
+            generation,
+            attempts,
+            seconds: None,
+            reason: None,
+        };
+        assert!(is_first(&task(1, 1), 1));
+        assert!(!is_first(&task(2, 1), 1), "it ran again");
+        assert!(!is_first(&task(1, 2), 1));
     }
 }

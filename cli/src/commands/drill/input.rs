@@ -41,17 +41,23 @@ impl Input {
     /// Damages the copy.
     pub(super) fn damage(&self, damage: Damage) -> Result<(), Failure> {
         let failed = |error| Failure::file(format!("can not damage {}", self.copy.display()), error);
+        // Whatever an earlier step left of it.
+        self.restore()?;
         if damage == Damage::Missing {
             return std::fs::remove_file(&self.copy).map_err(failed);
         }
         let bytes = std::fs::read(&self.copy).map_err(failed)?;
         let damaged = match damage {
             // In the middle of a row, or of whatever the format has.
-            Damage::Truncated => bytes[..bytes.len() / 2 - 3].to_vec(),
+            Damage::Truncated => bytes[..(bytes.len() / 2).saturating_sub(3)].to_vec(),
             Damage::Swapped => self.rows(&bytes, swapped)?,
             Damage::Scaled(factor) => self.rows(&bytes, |cells| scaled(cells, factor))?,
-            Damage::Missing => bytes,
+            Damage::Missing => Vec::new(),
         };
+        if damaged == bytes {
+            let message = format!("the damage changes nothing of {}", self.copy.display());
+            return Err(Failure::usage(message).hint("a fault that leaves its input as it is shows nothing"));
+        }
         std::fs::remove_file(&self.copy).map_err(failed)?;
         std::fs::write(&self.copy, damaged).map_err(failed)
     }
@@ -107,8 +113,22 @@ mod tests {
         }
         input.damage(Damage::Missing).expect("gone");
         assert!(!input.copy.exists());
+        input.damage(Damage::Truncated).expect("what an earlier step left does not count");
+        assert!(input.damage(Damage::Scaled(1.0)).is_err(), "it changes nothing");
         input.restore().expect("back");
         assert_eq!(std::fs::read_to_string(&good).expect("read"), text, "the file itself is as it was");
+    }
+
+    #[test]
+    fn a_short_file_is_cut_to_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let good = folder.path().join("short");
+        std::fs::write(&good, "ab,c").expect("written");
+        let input = Input::copied(&good, &folder.path().join("drill")).expect("copied");
+        input.damage(Damage::Truncated).expect("cut");
+        assert_eq!(std::fs::read(&input.copy).expect("read"), b"");
+        std::fs::write(&good, "").expect("written");
+        assert!(input.damage(Damage::Truncated).is_err(), "nothing can not be less");
     }
 
     #[test]

@@ -50,11 +50,15 @@ async fn rehearse(session: &Session<'_>, args: &DrillRunArgs) -> Result<ExitCode
         let message = format!("the drill {} rehearses {}, which is not there", drill.id, runbook.display());
         return Err(Failure::usage(message).hint("a drill lies beside its runbook"));
     }
+    if args.scratch && drill.subject.clone_of.is_some() {
+        let message = format!("the drill {} clones a run, of which a database of its own knows nothing", drill.id);
+        return Err(Failure::usage(message).hint("leave --scratch out, or `clone` in [run]"));
+    }
     let scratch = if args.scratch { Some(Scratch::of(session)?) } else { None };
     let session = scratch.as_ref().map_or(session, |scratch| &scratch.session);
     let started_at = SystemClock.now();
     let stage = Stage::set(session, drill, args.clone.as_deref()).await?;
-    let performance = Performance::of(&stage).await?;
+    let performance = Performance::of(&stage).await;
     let finished_at = SystemClock.now();
     let evidence = Evidence::gather(&stage, &performance, (started_at, finished_at)).await?;
     let folder = args.evidence.clone().unwrap_or_else(|| stage.evidence_folder());
@@ -68,9 +72,17 @@ async fn rehearse(session: &Session<'_>, args: &DrillRunArgs) -> Result<ExitCode
         finished_at,
         evidence: evidence.document.clone(),
     };
-    session.asking().await?.keep_drill(&kept).await?;
+    if let Err(failure) = keep(session, &kept).await {
+        // What was found is in the files all the same.
+        files.iter().for_each(|file| session.output.note(&format!("evidence: {file}")));
+        return Err(failure);
+    }
     tell(session, &evidence.document, &files);
     Ok(if performance.holds() { ExitCode::SUCCESS } else { ExitCode::from(4) })
+}
+
+async fn keep(session: &Session<'_>, drill: &NewDrill) -> Result<(), Failure> {
+    Ok(session.asking().await?.keep_drill(drill).await?)
 }
 
 /// A session over a store and an artifact store that are gone afterwards.
@@ -86,6 +98,8 @@ impl<'a> Scratch<'a> {
         let mut config = session.config.clone();
         config.store.url = format!("sqlite://{}", folder.path().join("headworks.db").display());
         config.artifacts.url = folder.path().join("objects").display().to_string();
+        // The command restarts the configured database, which is none of this drill's.
+        config.drill.restart_database = Vec::new();
         let project = Project::new(&config);
         let config_file = session.config_file.clone();
         Ok(Self { session: Session { output: session.output, config, project, config_file }, _folder: folder })

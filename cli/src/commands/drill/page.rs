@@ -1,8 +1,8 @@
 //! The evidence as people read it: one HTML file that needs nothing else, and an incident log to go on from.
 //!
-//! Both are templates over the JSON document; whatever comes from data is escaped by handlebars.
+//! Both are templates over the JSON document; whatever comes from data is escaped, for HTML by handlebars.
 
-use handlebars::{Handlebars, no_escape};
+use handlebars::Handlebars;
 use serde_json::{Value, json};
 
 use crate::exit::Failure;
@@ -18,8 +18,13 @@ pub(super) fn html(document: &Value) -> Result<String, Failure> {
 /// The incident log, filled in as far as a drill knows.
 pub(super) fn incident(document: &Value) -> Result<String, Failure> {
     let mut handlebars = Handlebars::new();
-    handlebars.register_escape_fn(no_escape);
+    handlebars.register_escape_fn(one_cell);
     render(handlebars, INCIDENT, document)
+}
+
+/// Text that stays in its cell or its line of Markdown, and is no HTML.
+fn one_cell(text: &str) -> String {
+    text.replace(['\n', '\r'], " ").replace('|', "\\|").replace('<', "&lt;")
 }
 
 fn render(mut handlebars: Handlebars<'_>, template: &str, document: &Value) -> Result<String, Failure> {
@@ -100,9 +105,13 @@ mod tests {
     #[test]
     fn the_incident_log_is_filled_in() {
         let text = incident(&document()).expect("a log");
-        for part in ["A <b>worker</b> is killed", "S3", "SIGKILL", "headworks run", "it does not"] {
+        for part in ["A &lt;b>worker&lt;/b> is killed", "S3", "SIGKILL", "headworks run", "it does not"] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
+        let mut rude = document();
+        rude["timeline"][1]["what"] = "one | two\nthree".into();
+        let text = incident(&rude).expect("a log");
+        assert!(text.contains("| then | action | one \\| two three |"), "{text}");
         assert!(!text.contains("| transition |"), "{text}");
     }
 }

@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 
 use engine::clock::{Clock, SystemClock};
-use engine::drill::{Action, Exit, Step, Trouble, Which};
+use engine::drill::{Action, Exit, Fault, Step, Trouble, Which};
 use engine::id::{RunId, TenantId};
-use engine::store::Outage;
+use engine::store::{Outage, Store};
 use tokio::sync::Notify;
 
+use super::evidence::trouble_words;
 use super::expect;
 use super::stage::{Cast, Stage, Told};
 use crate::exit::Failure;
@@ -45,6 +46,8 @@ pub(super) struct Act {
 
 /// A fault that the drill itself caused.
 pub(super) struct Mishap {
+    /// Its place among the drill's faults.
+    pub(super) fault: usize,
     pub(super) at: i64,
     pub(super) label: String,
     pub(super) what: String,
@@ -66,19 +69,58 @@ pub(super) struct Verdict {
 }
 
 impl Performance {
-    /// Performs the drill.
-    pub(super) async fn of(stage: &Stage<'_>) -> Result<Self, Failure> {
+    /// Performs the drill as far as it goes: an error on the way is an expectation that does not hold, and what was
+    /// found before it belongs to the evidence.
+    pub(super) async fn of(stage: &Stage<'_>) -> Self {
         let mut performance = Self::default();
+        if let Err(failure) = performance.perform(stage).await {
+            let name = "the drill is performed to its end".to_owned();
+            performance.verdicts.push(Verdict { name, passed: false, detail: failure.words() });
+        }
+        performance
+    }
+
+    async fn perform(&mut self, stage: &Stage<'_>) -> Result<(), Failure> {
         for step in &stage.drill.steps {
             let whose = step.tenant.as_ref();
             for cast in stage.casts.iter().filter(|cast| whose.is_none_or(|label| *label == cast.label)) {
-                performance.step(stage, (step, cast)).await?;
+                self.step(stage, (step, cast)).await?;
             }
-            performance.mark(stage, step).await?;
-            performance.judge(stage, Some(&step.name)).await?;
+            self.mark(stage, step).await?;
+            self.judge(stage, Some(&step.name)).await?;
         }
-        performance.judge(stage, None).await?;
-        Ok(performance)
+        self.judge(stage, None).await?;
+        self.look_for_faults(stage).await
+    }
+
+    /// A fault that never struck has shown nothing, whatever else holds.
+    async fn look_for_faults(&mut self, stage: &Stage<'_>) -> Result<(), Failure> {
+        let store = stage.look().await?;
+        for (at, fault) in stage.drill.faults.iter().enumerate() {
+            for label in stage.drill.struck_by(fault) {
+                let passed = match &fault.what {
+                    Trouble::Attempt(wanted) => self.is_on_record(&store, (&fault.step, label), wanted).await?,
+                    _ => self.mishaps.iter().any(|it| it.fault == at && it.label == label),
+                };
+                let shown = if stage.casts.len() > 1 { format!(" ({label})") } else { String::new() };
+                let what = trouble_words(&fault.what);
+                let detail = if passed { what } else { format!("it never did: {what}") };
+                self.verdicts.push(Verdict { name: format!("fault {}{shown} strikes", at + 1), passed, detail });
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_on_record(&self, store: &Store, (step, label): (&str, &str), wanted: &Fault) -> Result<bool, Failure> {
+        let Some(made) = self.made.iter().find(|it| it.step == step && it.label == label) else { return Ok(false) };
+        let struck = store.faults_of(&made.tenant, made.run).await?;
+        let attempts = wanted.attempt..wanted.attempt.saturating_add(wanted.times);
+        Ok(struck.iter().any(|it| {
+            it.instance.task == wanted.task
+                && (wanted.index.is_none() || wanted.index == it.instance.index)
+                && attempts.contains(&it.attempt)
+                && it.fault == wanted.what
+        }))
     }
 
     /// Whether everything holds.
@@ -197,11 +239,11 @@ impl Performance {
     }
 
     fn damage(&mut self, stage: &Stage<'_>, (step, cast): (&Step, &Cast)) -> Result<(), Failure> {
-        for trouble in stage.troubles(&step.name, cast) {
+        for (fault, trouble) in stage.troubles(&step.name, cast) {
             let (Trouble::Input(damage), Some(input)) = (trouble, &cast.input) else { continue };
             input.damage(*damage)?;
             let what = format!("the input is damaged: {}", damage.words());
-            self.mishaps.push(Mishap { at: SystemClock.now(), label: cast.label.clone(), what });
+            self.mishaps.push(Mishap { fault, at: SystemClock.now(), label: cast.label.clone(), what });
         }
         Ok(())
     }
@@ -214,11 +256,11 @@ impl Performance {
         args: &[String],
     ) -> Result<Told, Failure> {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let outage = stage.troubles(&step.name, cast).find_map(|it| match it {
-            Trouble::Database { task, lasts } => Some((task, *lasts)),
+        let outage = stage.troubles(&step.name, cast).find_map(|(fault, it)| match it {
+            Trouble::Database { task, lasts } => Some((fault, task, *lasts)),
             _ => None,
         });
-        let Some((task, lasts)) = outage else { return stage.command(&args, None).await };
+        let Some((fault, task, lasts)) = outage else { return stage.command(&args, None).await };
         let run = self.runs(&step.name, Some(&cast.label)).next().map(|made| made.run);
         let started = Notify::new();
         let command = stage.command(&args, Some((task.as_str(), &started)));
@@ -230,7 +272,14 @@ impl Performance {
         }
         let at = SystemClock.now();
         let (told, what) = tokio::join!(command, disturb(stage, cast, run, lasts));
-        self.mishaps.push(Mishap { at, label: cast.label.clone(), what: what? });
+        match what? {
+            Some(what) => self.mishaps.push(Mishap { fault, at, label: cast.label.clone(), what }),
+            None => {
+                let (name, detail) =
+                    (format!("step {} loses its database", step.name), "no connection was ended".into());
+                self.verdicts.push(Verdict { name, passed: false, detail });
+            }
+        }
         told
     }
 
@@ -271,15 +320,25 @@ impl Performance {
     }
 }
 
-async fn disturb(stage: &Stage<'_>, cast: &Cast, run: RunId, lasts: std::time::Duration) -> Result<String, Failure> {
+/// What was done to the database; `None`: nobody noticed, since nobody was connected.
+async fn disturb(
+    stage: &Stage<'_>,
+    cast: &Cast,
+    run: RunId,
+    lasts: std::time::Duration,
+) -> Result<Option<String>, Failure> {
     if let Some(took) = stage.restart_database().await? {
-        return Ok(format!("the database is restarted by the configured command, in {:.1} s", took.as_secs_f64()));
+        let seconds = took.as_secs_f64();
+        return Ok(Some(format!("the database is restarted by the configured command, in {seconds:.1} s")));
     }
     let outage = Outage { application: stage.application.clone(), lasts };
     let ended = stage.look().await?.disturb(&cast.tenant, run, &outage).await?;
     let seconds = lasts.as_secs_f64();
     Ok(match ended {
-        0 => format!("the database is locked against every writer for {seconds:.1} s"),
-        _ => format!("the database ends every connection of the worker for {seconds:.1} s ({ended} of them)"),
+        None => Some(format!("the database is locked against every writer for {seconds:.1} s")),
+        Some(0) => None,
+        Some(ended) => {
+            Some(format!("the database ends every connection of the worker for {seconds:.1} s ({ended} of them)"))
+        }
     })
 }

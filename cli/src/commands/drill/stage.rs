@@ -4,14 +4,15 @@
 //! leaves is nobody's.
 
 use std::collections::HashMap;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::clock::{Clock, SystemClock};
 use engine::dag::Dag;
-use engine::drill::{Drill, Exit, Fault, Trouble};
+use engine::drill::{Declared, Drill, Exit, Fault, Trouble};
 use engine::id::{DRILL_PREFIX, RunId, TenantId};
 use engine::launch::{Request, prepare};
 use engine::store::{NewRun, OpenMode, Origin, RunKind, Store};
@@ -76,7 +77,7 @@ impl<'a> Stage<'a> {
         let id = Uuid::now_v7();
         let folder =
             tempfile::tempdir().map_err(|error| Failure::file("can not make a folder for the drill", error))?;
-        let origin = match clone {
+        let origin = match clone.or(drill.subject.clone_of.as_deref()) {
             Some(run) => {
                 let store = session.store(OpenMode::Read).await?;
                 let (whose, run) = store.find_run(run, None).await?;
@@ -88,6 +89,13 @@ impl<'a> Stage<'a> {
             Some(origin) => Arc::clone(&origin.dag),
             None => Arc::new(session.project.dag(&drill.subject.dag, session.output)?),
         };
+        if origin.is_some() && dag.id.as_str() != drill.subject.dag {
+            let message = format!("the drill is of the DAG {}, the run to clone is of {}", drill.subject.dag, dag.id);
+            return Err(Failure::usage(message).hint("name a run of the drill's DAG"));
+        }
+        if origin.is_some() && !drill.subject.params.is_empty() {
+            session.output.note("a clone has the parameters and the seed of its run: [run.params] is not used");
+        }
         let params = params(session, &drill, &dag, origin.as_ref())?;
         let short: String = id.simple().to_string().chars().skip(24).collect();
         let mut casts = Vec::new();
@@ -153,13 +161,16 @@ impl<'a> Stage<'a> {
 
     fn faults(&self, step: &str, cast: &Cast) -> Vec<Fault> {
         let of_step = self.troubles(step, cast);
-        of_step.filter_map(|it| if let Trouble::Attempt(fault) = it { Some(fault.clone()) } else { None }).collect()
+        of_step
+            .filter_map(|(_, it)| if let Trouble::Attempt(fault) = it { Some(fault.clone()) } else { None })
+            .collect()
     }
 
-    /// What is declared to go wrong with a step of a tenant.
-    pub(super) fn troubles<'b>(&'b self, step: &'b str, cast: &'b Cast) -> impl Iterator<Item = &'b Trouble> {
-        let is_his = move |tenant: &Option<String>| tenant.as_ref().is_none_or(|tenant| *tenant == cast.label);
-        self.drill.faults.iter().filter(move |it| it.step == step && is_his(&it.tenant)).map(|it| &it.what)
+    /// What is declared to go wrong with a step of a tenant, each with its place among the drill's faults.
+    pub(super) fn troubles<'b>(&'b self, step: &'b str, cast: &'b Cast) -> impl Iterator<Item = (usize, &'b Trouble)> {
+        let is_his = move |it: &Declared| it.tenant.as_ref().is_none_or(|tenant| *tenant == cast.label);
+        let all = self.drill.faults.iter().enumerate();
+        all.filter(move |(_, it)| it.step == step && is_his(it)).map(|(at, it)| (at, &it.what))
     }
 
     /// Gives a command of this binary and waits for its end. `started` is told when `task` has started.
@@ -197,7 +208,7 @@ impl<'a> Stage<'a> {
         };
         let (stdout, stderr, status) = tokio::join!(stdout, stderr, child.wait());
         let status = status.map_err(failed)?;
-        let exit = status.code().map_or(Exit::Killed, Exit::Code);
+        let exit = exit(status);
         let command = format!("headworks {}", args.join(" "));
         let seconds = since.elapsed().as_secs_f64();
         Ok(Told { command, exit, stdout: stdout.map_err(failed)?, stderr: stderr.map_err(failed)?, at, seconds })
@@ -216,8 +227,11 @@ impl<'a> Stage<'a> {
         ])
     }
 
-    /// Restarts the database by the configured command; `None` if there is none.
+    /// Restarts the database by the configured command; `None` if there is none, or nothing that it could restart.
     pub(super) async fn restart_database(&self) -> Result<Option<Duration>, Failure> {
+        if !self.session.config.store.url.starts_with("postgres") {
+            return Ok(None);
+        }
         let Some((program, args)) = self.session.config.drill.restart_database.split_first() else { return Ok(None) };
         let since = Instant::now();
         let output = Command::new(program).args(args).stdin(Stdio::null()).output().await;
@@ -231,6 +245,15 @@ impl<'a> Stage<'a> {
             output.status
         ))
         .hint("see [drill] restart_database in the configuration"))
+    }
+}
+
+/// SIGKILL is what a drill asks for; any other signal is a code as a shell has it.
+fn exit(status: ExitStatus) -> Exit {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, Some(9)) => Exit::Killed,
+        (None, signal) => Exit::Code(128 + signal.unwrap_or_default()),
     }
 }
 
@@ -306,6 +329,14 @@ fn cloned(origin: &Origin, (run, cast): (RunId, &Cast), own: &Map<String, Value>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_sigkill_is_a_kill() {
+        // As wait(2) has them: a signal in the low byte, a code in the next one.
+        for (raw, expected) in [(9, Exit::Killed), (15, Exit::Code(143)), (4 << 8, Exit::Code(4)), (0, Exit::Code(0))] {
+            assert_eq!(exit(ExitStatus::from_raw(raw)), expected);
+        }
+    }
 
     #[test]
     fn the_signal_is_the_tasks_own_line() {

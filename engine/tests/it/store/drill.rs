@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use headworks_engine::drill::{Fault, FaultKind};
 use headworks_engine::id::{ModelName, RunId, TaskId};
+use headworks_engine::plan::Reason;
 use headworks_engine::run::{RunState, TaskState};
 use headworks_engine::scheduler::maintenance::retention::sweep_drills;
 use headworks_engine::store::{Change, Finish, NewRun, Outage, RunKind, StoreError};
+use sea_orm::ConnectionTrait;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -20,6 +22,8 @@ on_both!(
     an_attempt_that_hangs_is_ended_by_its_limit,
     nobody_claims_a_drill_unasked,
     an_outage_is_for_drill_runs,
+    what_is_there_twice_is_found,
+    an_attempt_that_is_struck_links_to_nothing,
     champions_are_moved_by_people_and_found_again,
     old_drills_go_with_all_that_is_theirs,
 );
@@ -38,6 +42,13 @@ fn fails(transient: bool) -> FaultKind {
 impl Bed {
     fn drill(&self, toml: &str, faults: Vec<Fault>) -> NewRun {
         NewRun { tenant: tenant("drill-1-shop"), kind: RunKind::Drill, faults, ..self.new_run(toml) }
+    }
+
+    /// Somebody with a shell.
+    async fn forge(&self, sql: &str) {
+        let db = sea_orm::Database::connect(self.url.as_str()).await.expect("connects");
+        assert!(db.execute_unprepared(sql).await.expect("written").rows_affected() > 0, "{sql}");
+        db.close().await.expect("closed");
     }
 
     async fn drilled(&self, toml: &str, faults: Vec<Fault>) -> (NewRun, RunState) {
@@ -63,10 +74,8 @@ async fn only_drill_runs_of_drill_tenants_have_faults(bed: Bed) {
     }
     // Somebody writes faults into the row of a real run: no executor injects them.
     bed.store.create_run(&real).await.expect("created");
-    if let Some(database) = &bed._database {
-        let text = serde_json::to_string(&faults).expect("JSON");
-        database.query(&format!("UPDATE run SET faults = '{text}' WHERE run = '{}'", real.run)).expect("written");
-    }
+    let text = serde_json::to_string(&faults).expect("JSON");
+    bed.forge(&format!("UPDATE run SET faults = '{text}' WHERE run = '{}'", real.run)).await;
     assert_eq!(bed.execute(&real).await.expect("executed"), RunState::Succeeded);
     assert!(bed.store.faults_of(&real.tenant, real.run).await.expect("read").is_empty());
 }
@@ -138,7 +147,51 @@ async fn an_outage_is_for_drill_runs(bed: Bed) {
     assert!(matches!(error, StoreError::NoDrill { .. }), "{error}");
     let drill = bed.drill(TWO, Vec::new());
     bed.store.create_run(&drill).await.expect("created");
-    assert_eq!(bed.store.disturb(&drill.tenant, drill.run, &outage).await.expect("done"), 0);
+    let is_postgres = bed._database.is_some();
+    let ended = bed.store.disturb(&drill.tenant, drill.run, &outage).await.expect("done");
+    assert_eq!(ended, is_postgres.then_some(0), "nobody calls himself so");
+    if !is_postgres {
+        return;
+    }
+    let url = format!("{}?application_name=headworks-drill-test", bed.url);
+    let other = sea_orm::Database::connect(url).await.expect("connects");
+    other.execute_unprepared("SELECT 1").await.expect("connected");
+    let outage = Outage { application: "headworks-drill-test".into(), ..outage };
+    let ended = bed.store.disturb(&drill.tenant, drill.run, &outage).await.expect("done");
+    assert!(ended.is_some_and(|ended| ended > 0), "its connection is ended");
+    assert!(bed.store.run_state(&real.tenant, real.run).await.is_ok(), "and nobody else's");
+}
+
+async fn what_is_there_twice_is_found(bed: Bed) {
+    let toml = "[dag]\nid = \"t\"\n[tasks.a]\nkind = \"fake\"\nretries = { max = 1, initial = \"10ms\" }\n\
+        with = { outputs = { x = 1 }, fail_first = 1 }\n";
+    let (run, state) = bed.drilled(toml, Vec::new()).await;
+    assert_eq!(state, RunState::Succeeded);
+    let doubled = bed.store.doubled_artifacts(&run.tenant, run.run).await.expect("read");
+    assert!(doubled.is_empty(), "what a failed attempt had published does not count: {doubled:?}");
+    bed.forge(&format!(
+        "INSERT INTO artifact (tenant, run, task, element, generation, name, epoch, key, digest, bytes, created_at) \
+         SELECT tenant, run, task, element, generation, name, epoch + 100, key, digest, bytes, created_at \
+         FROM artifact WHERE run = '{}'",
+        run.run
+    ))
+    .await;
+    let doubled = bed.store.doubled_artifacts(&run.tenant, run.run).await.expect("read");
+    assert!(doubled.iter().any(|(task, name)| task.to_string() == "a" && name == "out.json"), "{doubled:?}");
+}
+
+async fn an_attempt_that_is_struck_links_to_nothing(bed: Bed) {
+    let toml = "[dag]\nid = \"t\"\n[tasks.a]\nkind = \"fake\"\ncache = true\nwith = { outputs = { x = 1 } }\n";
+    let slow =
+        FaultKind::ObjectStore { operation: headworks_engine::drill::Operation::All, failures: Some(0), latency_ms: 1 };
+    let mut linked = Vec::new();
+    for faults in [Vec::new(), Vec::new(), vec![fault("a", slow)]] {
+        let (run, state) = bed.drilled(toml, faults).await;
+        assert_eq!(state, RunState::Succeeded);
+        let view = bed.store.run_view(&run.tenant, run.run).await.expect("a view");
+        linked.push(matches!(view.tasks[0].reason, Some(Reason::Memoized { .. })));
+    }
+    assert_eq!(linked, [false, true, false]);
 }
 
 async fn champions_are_moved_by_people_and_found_again(bed: Bed) {

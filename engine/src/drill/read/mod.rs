@@ -3,20 +3,22 @@
 //! Called by `headworks drill` and `headworks validate`; mistakes are diagnostics like those of a DAG, under codes of
 //! their own. Whether there is such a DAG, only the project can say.
 
+mod check;
+
 use std::collections::BTreeSet;
 use std::ops::Range;
 
 use serde_json::{Map, Value};
 use toml::de::DeValue;
 
+use self::check::read_expectation;
 use super::{
-    Action, Check, Damage, Declared, Drill, Exit, Expectation, Fault, FaultKind, Moment, Operation, Step, Subject,
-    Trouble, Which,
+    Action, Damage, Declared, Drill, Exit, Fault, FaultKind, Moment, Operation, Step, Subject, Trouble, Which,
 };
 use crate::dag::json::to_json;
 use crate::dag::read::{self, Section, Sink};
 use crate::dag::{Diagnostic, Diagnostics, spec};
-use crate::id::{ArtifactName, IdError, InstanceId, ModelName, TaskId};
+use crate::id::{ArtifactName, IdError, ModelName, TaskId};
 
 /// The version of the file's shape.
 const FORMAT_VERSION: i64 = 1;
@@ -80,8 +82,11 @@ fn read_drill(file: &str, root: &Section<'_, '_>, sink: &mut Sink<'_>) -> Option
     for (section, step) in places.iter().zip(&steps) {
         check_step(section, step, &steps, &names, sink);
     }
-    let faults = tables(root, "fault", sink);
-    let faults = faults.iter().filter_map(|section| read_fault(section, &names, sink)).collect();
+    let tables_of_faults = tables(root, "fault", sink);
+    let faults: Vec<_> =
+        tables_of_faults.iter().filter_map(|section| Some((section, read_fault(section, &names, sink)?))).collect();
+    check_faults(&faults, sink);
+    let faults = faults.into_iter().map(|(_, fault)| fault).collect();
     let expectations = tables(root, "expect", sink);
     let expectations = expectations.iter().filter_map(|section| read_expectation(section, &names, sink)).collect();
     let section = root.section("drill", sink)?;
@@ -132,7 +137,7 @@ fn read_id(file: &str, section: &Section<'_, '_>, sink: &mut Sink<'_>) -> Option
 }
 
 fn read_subject(section: &Section<'_, '_>, sink: &mut Sink<'_>) -> Option<Subject> {
-    section.allow(&["dag", "like", "input", "seed", "tenants", "params"], sink);
+    section.allow(&["dag", "like", "clone", "input", "seed", "tenants", "params"], sink);
     let params = read_params(section, sink);
     let seed = section.integer("seed", 0..=i64::MAX, sink).unwrap_or(0).unsigned_abs();
     let mut tenants: Vec<String> = Vec::new();
@@ -151,9 +156,9 @@ fn read_subject(section: &Section<'_, '_>, sink: &mut Sink<'_>) -> Option<Subjec
         tenants.push("shop".to_owned());
     }
     let text = |key, sink: &mut Sink<'_>| section.text(key, sink).map(|(text, _)| text.to_owned());
-    let (like, input) = (text("like", sink), text("input", sink));
+    let (like, clone_of, input) = (text("like", sink), text("clone", sink), text("input", sink));
     let (dag, _) = required_text(section, "dag", "name a DAG of the project", sink)?;
-    Some(Subject { dag, like, input, seed, tenants, params })
+    Some(Subject { dag, like, clone_of, input, seed, tenants, params })
 }
 
 fn read_params(section: &Section<'_, '_>, sink: &mut Sink<'_>) -> Map<String, Value> {
@@ -170,16 +175,25 @@ fn read_params(section: &Section<'_, '_>, sink: &mut Sink<'_>) -> Map<String, Va
 /// What the tables of a drill call each other.
 struct Names {
     steps: BTreeSet<String>,
+    /// Steps that make a run.
     runs: BTreeSet<String>,
+    /// Those of them that faults are pinned to: a replay goes without.
+    made: BTreeSet<String>,
     tenants: Vec<String>,
+    has_input: bool,
 }
 
 impl Names {
     fn of(steps: &[Step], subject: Option<&Subject>) -> Self {
+        let named = |is_one: fn(&Action) -> bool| {
+            steps.iter().filter(|step| is_one(&step.action)).map(|step| step.name.clone()).collect()
+        };
         Self {
-            steps: steps.iter().map(|step| step.name.clone()).collect(),
-            runs: steps.iter().filter(|step| step.action.makes_run()).map(|step| step.name.clone()).collect(),
+            steps: named(|_| true),
+            runs: named(Action::makes_run),
+            made: named(|action| matches!(action, Action::Run { .. })),
             tenants: subject.map(|it| it.tenants.clone()).unwrap_or_default(),
+            has_input: subject.is_none_or(|it| it.input.is_some()),
         }
     }
 
@@ -222,6 +236,28 @@ impl Names {
         }
         section.require("run", "name the step that makes the run", sink)?;
         self.named(section, "run", true, sink)
+    }
+
+    /// The step with `do = "run"` that a fault belongs to; the only one, where none is named.
+    fn made(&self, section: &Section<'_, '_>, sink: &mut Sink<'_>) -> Option<String> {
+        if section.get("run").is_none() && self.made.len() == 1 {
+            return self.made.first().cloned();
+        }
+        section.require("run", "name the step that makes the run", sink)?;
+        let (name, span) = section.text("run", sink)?;
+        Self::known("step with do = \"run\"", &self.made, (name, span), sink);
+        Some(name.to_owned())
+    }
+
+    /// Whether there is an input, for the table whose `key` has to do with it.
+    fn input(&self, section: &Section<'_, '_>, key: &str, sink: &mut Sink<'_>) {
+        if !self.has_input {
+            sink.push(
+                Diagnostic::error("drill::no_input", section.key_span(key), "the runs of this drill have no input")
+                    .label("there is none")
+                    .help("name the parameter that names the file, in [run]: input = \"source\""),
+            );
+        }
     }
 }
 
@@ -313,6 +349,9 @@ fn read_exit(section: &Section<'_, '_>, sink: &mut Sink<'_>) -> Exit {
 fn check_step(section: &Section<'_, '_>, step: &Step, steps: &[Step], names: &Names, sink: &mut Sink<'_>) {
     names.tenant(section, sink);
     names.named(section, "run", true, sink);
+    if step.action == Action::RestoreInput {
+        names.input(section, "do", sink);
+    }
     if steps.iter().filter(|it| it.name == step.name).count() > 1 {
         sink.push(
             Diagnostic::error(
@@ -323,6 +362,23 @@ fn check_step(section: &Section<'_, '_>, step: &Step, steps: &[Step], names: &Na
             .label("there is another one")
             .help("give each step a name of its own"),
         );
+    }
+}
+
+/// Of two faults that would strike at once, one would go unnoticed.
+fn check_faults(faults: &[(&Section<'_, '_>, Declared)], sink: &mut Sink<'_>) {
+    for (at, (section, fault)) in faults.iter().enumerate() {
+        if faults.iter().take(at).any(|(_, other)| fault.overlaps(other)) {
+            sink.push(
+                Diagnostic::error(
+                    "drill::overlapping_faults",
+                    section.key_span("kind"),
+                    "another fault strikes here, too",
+                )
+                .label("only one of them could")
+                .help("give it another attempt, element, tenant or run; only a skew goes along with another fault"),
+            );
+        }
     }
 }
 
@@ -342,9 +398,12 @@ fn read_fault(section: &Section<'_, '_>, names: &Names, sink: &mut Sink<'_>) -> 
     };
     section.allow(&[&["kind", "run", "tenant"], more.as_slice()].concat(), sink);
     let tenant = names.tenant(section, sink);
-    let step = names.run(section, sink);
+    let step = names.made(section, sink);
     let what = match word {
-        "input" => Trouble::Input(read_damage(section, sink)?),
+        "input" => {
+            names.input(section, "kind", sink);
+            Trouble::Input(read_damage(section, sink)?)
+        }
         "database" => Trouble::Database {
             lasts: section.duration("lasts", sink).unwrap_or(std::time::Duration::from_secs(2)),
             task: task(section, sink)?,
@@ -411,114 +470,12 @@ fn read_kind(word: &str, section: &Section<'_, '_>, sink: &mut Sink<'_>) -> Opti
     })
 }
 
-fn read_expectation(section: &Section<'_, '_>, names: &Names, sink: &mut Sink<'_>) -> Option<Expectation> {
-    const WORDS: [&str; 11] = [
-        "state",
-        "task",
-        "attempts",
-        "reused",
-        "same_artifacts",
-        "whole",
-        "output",
-        "champion",
-        "unchanged",
-        "said",
-        "timing",
-    ];
-    section.require("that", "say what has to hold: that = \"state\"", sink);
-    let word = section.one_of("that", &WORDS, sink)?;
-    let more: &[&str] = match word {
-        "state" => &["run", "is"],
-        "task" => &["run", "task", "index", "is", "attempts", "reason"],
-        "attempts" => &["run", "attempts"],
-        "reused" => &["run", "from", "tasks"],
-        "same_artifacts" => &["run", "as", "names"],
-        "whole" => &["run"],
-        "output" => &["run", "output", "is"],
-        "champion" => &["model", "version"],
-        "unchanged" => &["since"],
-        "said" => &["step", "text"],
-        _ => &["detected_within", "recovered_within"],
-    };
-    section.allow(&[&["name", "that", "after", "tenant"], more].concat(), sink);
-    let name = required_text(section, "name", "say in a sentence what has to hold", sink);
-    let (after, tenant) = (names.named(section, "after", false, sink), names.tenant(section, sink));
-    let check = read_check(word, section, names, sink)?;
-    Some(Expectation { name: name?.0, after, tenant, check })
-}
-
-fn read_check(word: &str, section: &Section<'_, '_>, names: &Names, sink: &mut Sink<'_>) -> Option<Check> {
-    let attempts = |sink: &mut Sink<'_>| section.integer("attempts", 0..=MOST, sink);
-    Some(match word {
-        "state" => {
-            let (state, _) = required_text(section, "is", "name the state: is = \"succeeded\"", sink)?;
-            Check::State { run: names.run(section, sink)?, state }
-        }
-        "task" => Check::Task {
-            state: section.text("is", sink).map(|(text, _)| text.to_owned()),
-            attempts: attempts(sink),
-            reason: section.text("reason", sink).map(|(text, _)| text.to_owned()),
-            instance: InstanceId::new(task(section, sink)?, index(section, sink)),
-            run: names.run(section, sink)?,
-        },
-        "attempts" => {
-            section.require("attempts", "say how many: attempts = 1", sink)?;
-            Check::Attempts { attempts: attempts(sink)?, run: names.run(section, sink)? }
-        }
-        "reused" => Check::Reused {
-            tasks: section
-                .texts("tasks", sink)
-                .into_iter()
-                .filter_map(|(it, at)| id(TaskId::parse(it), at, sink))
-                .collect(),
-            from: names.named(section, "from", true, sink)?,
-            run: names.run(section, sink)?,
-        },
-        "same_artifacts" => Check::SameArtifacts {
-            names: section
-                .texts("names", sink)
-                .into_iter()
-                .filter_map(|(it, at)| id(ArtifactName::parse(it), at, sink))
-                .collect(),
-            other: names.named(section, "as", true, sink)?,
-            run: names.run(section, sink)?,
-        },
-        "whole" => Check::Whole { run: names.run(section, sink)? },
-        "output" => {
-            let node = section.require("is", "say what the output has to be", sink)?;
-            let (path, _) = required_text(section, "output", "name the output: output = \"promote.promoted\"", sink)?;
-            Check::Output { run: names.run(section, sink)?, path, value: to_json("is", node, sink) }
-        }
-        "champion" => {
-            section.require("version", "say which version: version = 1; 0 = none", sink)?;
-            let version = section.integer("version", 0..=1_000_000, sink)?;
-            Check::Champion { model: read_model(section, sink)?, version: u32::try_from(version).ok()? }
-        }
-        "unchanged" => {
-            section.require("since", "name the step since which nothing may have changed", sink)?;
-            Check::Unchanged { since: names.named(section, "since", false, sink)? }
-        }
-        "said" => {
-            section.require("step", "name the step", sink)?;
-            let (text, _) = required_text(section, "text", "say what its command has to print", sink)?;
-            Check::Said { step: names.named(section, "step", false, sink)?, text }
-        }
-        _ => match (section.duration("detected_within", sink), section.duration("recovered_within", sink)) {
-            (Some(limit), _) => Check::DetectedWithin(limit),
-            (None, Some(limit)) => Check::RecoveredWithin(limit),
-            (None, None) => {
-                section.require("detected_within", "write detected_within or recovered_within", sink)?;
-                return None;
-            }
-        },
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::drill::{Check, Family};
 
     const GOOD: &str = r#"
 [drill]
@@ -559,6 +516,9 @@ that = "timing"
 recovered_within = "90s"
 "#;
 
+    /// A second fault of the same attempt.
+    const SECOND: &str = "index = 2\n[[fault]]\nkind = \"hang\"\nrun = \"night\"\ntask = \"train\"\n";
+
     fn codes(source: &str) -> Vec<&'static str> {
         match parse("docs/runbooks/x.toml", source) {
             Ok((_, found)) | Err(found) => found.items.iter().map(|item| item.code).collect(),
@@ -578,6 +538,25 @@ recovered_within = "90s"
     }
 
     #[test]
+    fn a_skew_goes_along_with_another_fault() {
+        let skew = "kind = \"skew\"\nartifact = \"a.parquet\"\ncolumn = \"x\"\nfactor = 2.0";
+        let both = GOOD.replace("index = 2\n", &SECOND.replace("kind = \"hang\"", skew));
+        assert!(codes(&both).is_empty(), "{:?}", codes(&both));
+        let later = GOOD.replace("index = 2\n", &format!("{SECOND}attempt = 2\n"));
+        assert!(codes(&later).is_empty(), "{:?}", codes(&later));
+    }
+
+    #[test]
+    fn runs_that_are_struck_have_their_replays() {
+        let (drill, _) = parse("docs/runbooks/x.toml", GOOD).expect("valid");
+        let family = |tenant, steps: &[&'static str]| Family { tenant, steps: steps.to_vec() };
+        assert_eq!(drill.struck(), [family("shop", &["night", "again"]), family("other", &["night", "again"])]);
+        let one = GOOD.replace("do = \"replay\"", "do = \"replay\"\ntenant = \"other\"");
+        let (drill, _) = parse("docs/runbooks/x.toml", &one).expect("valid");
+        assert_eq!(drill.struck(), [family("shop", &["night"]), family("other", &["night", "again"])]);
+    }
+
+    #[test]
     fn every_mistake_has_its_place_and_its_help() {
         for (from, to, code, line) in [
             ("id = \"x\"", "id = \"y\"", "drill::id_differs", 3),
@@ -590,6 +569,17 @@ recovered_within = "90s"
             ("recovered_within = \"90s\"", "recovered_within = 90", "drill::wrong_type", 37),
             ("name = \"again\"", "name = \"night\"", "drill::doubled_name", 18),
             ("tenants = [\"shop\", \"other\"]", "tenants = [\"Shop\"]", "drill::bad_value", 9),
+            ("run = \"night\"\ntask", "run = \"again\"\ntask", "drill::unknown_name", 13),
+            ("kind = \"kill\"", "kind = \"input\"", "drill::no_input", 12),
+            ("do = \"replay\"", "do = \"restore_input\"", "drill::no_input", 24),
+            ("index = 2\n", SECOND, "drill::overlapping_faults", 17),
+            ("90s\"", "90s\"\ndetected_within = \"9s\"", "drill::bad_value", 37),
+            (
+                "that = \"state\"\nrun = \"again\"\nis = \"succeeded\"",
+                "that = \"task\"\nrun = \"again\"\ntask = \"a\"",
+                "drill::missing_key",
+                28,
+            ),
         ] {
             assert!(GOOD.contains(from), "{from}");
             let found = parse("docs/runbooks/x.toml", &GOOD.replace(from, to)).expect_err(to);
