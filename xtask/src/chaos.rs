@@ -43,18 +43,10 @@ pub fn run(arguments: &[&str]) -> Result<(), Failure> {
         let message = "chaos needs cargo-nextest: cargo install --locked cargo-nextest".to_owned();
         return Err(Failure { message, code: 1 });
     }
-    let report = std::env::temp_dir().join(format!("headworks-chaos-{}", std::process::id()));
     let (seeds, first) = (campaign.seeds.to_string(), campaign.first.to_string());
-    let path = report.display().to_string();
-    let variables = [
-        ("HEADWORKS_TEST_CHAOS_SEEDS", seeds.as_str()),
-        ("HEADWORKS_TEST_CHAOS_FIRST", first.as_str()),
-        ("HEADWORKS_TEST_CHAOS_REPORT", path.as_str()),
-    ];
-    let ended = test::run_with(&["--profile", "chaos", "-E", &filter(&campaign)], &variables);
-    let text = std::fs::read_to_string(&report).unwrap_or_default();
-    // It may never have been made.
-    let _ = std::fs::remove_file(&report);
+    let variables = [("HEADWORKS_TEST_CHAOS_SEEDS", seeds.as_str()), ("HEADWORKS_TEST_CHAOS_FIRST", first.as_str())];
+    let arguments = ["--profile", "chaos", "-E", &filter(&campaign)];
+    let (ended, text) = test::run_reported("HEADWORKS_TEST_CHAOS_REPORT", &arguments, &variables);
     let rows = rows(&text);
     eprint!("{}", table(&rows));
     if let Some(out) = &campaign.out {

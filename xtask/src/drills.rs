@@ -10,13 +10,9 @@ use crate::test;
 
 /// Runs the drills and prints the table.
 pub fn run() -> Result<(), Failure> {
-    let report = std::env::temp_dir().join(format!("headworks-drills-{}", std::process::id()));
-    let path = report.display().to_string();
     let started = Instant::now();
-    let ended = test::run_with(&["-E", "package(headworks) & test(/^drills::shipped::/)"], &[(VARIABLE, &path)]);
-    let text = std::fs::read_to_string(&report).unwrap_or_default();
-    // It may never have been made.
-    let _ = std::fs::remove_file(&report);
+    let shipped = ["-E", "package(headworks) & test(/^drills::shipped::/)"];
+    let (ended, text) = test::run_reported(VARIABLE, &shipped, &[]);
     eprint!("{}", table(&text));
     eprintln!("{:.0} s in all, with the build; the evidence is in target/tmp/drills", started.elapsed().as_secs_f64());
     // Nothing that ran is nothing that holds.

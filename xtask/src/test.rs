@@ -41,6 +41,17 @@ pub fn run_with(arguments: &[&str], more: &[(&str, &str)]) -> Result<(), Failure
     cargo(&[runner, scope(arguments), arguments].concat(), &variables)
 }
 
+/// Runs the tests with a file named in `variable` to which they append lines; returns those beside how it went.
+pub fn run_reported(variable: &str, arguments: &[&str], more: &[(&str, &str)]) -> (Result<(), Failure>, String) {
+    let report = std::env::temp_dir().join(format!("headworks-report-{}", std::process::id()));
+    let path = report.display().to_string();
+    let ended = run_with(arguments, &[more, &[(variable, path.as_str())]].concat());
+    let text = std::fs::read_to_string(&report).unwrap_or_default();
+    // It may never have been made.
+    let _ = std::fs::remove_file(&report);
+    (ended, text)
+}
+
 /// All crates, unless the arguments choose: cargo lets `--workspace` win over `--package`.
 fn scope(arguments: &[&str]) -> &'static [&'static str] {
     let chooses = |argument: &&str| argument.starts_with("-p") || argument.starts_with("--package");

@@ -165,9 +165,8 @@ async fn begin(environment: &Arc<Environment>, claim: &Claim, cancel: &Cancellat
     let with = render(&task.with, &work.scope).map_err(|error| permanent(format!("with: {error}")))?;
     let (kind, isolation) = (task.kind.clone(), task.isolation);
     let with = or_empty(with);
-    let faults = fault::of(&work);
-    fault::arm(environment, &work, &faults).await?;
-    let isolation = fault::isolation(&faults, isolation);
+    fault::arm(environment, &work).await?;
+    let isolation = fault::isolation(&work.faults, isolation);
     let memo = match memo::look(environment, &work, &with).await {
         Some((memo, Some(hit))) => return Ok(Start::Memoized(Box::new((hit, work.inputs, memo)))),
         other => other.map(|(memo, _)| memo),
@@ -203,8 +202,7 @@ fn inline(
     (cancel, log): (&CancellationToken, &Log),
 ) -> Inline {
     let tenant = work.claim.identity.tenant.clone();
-    let faults = fault::of(&work);
-    let disturbed = fault::disturbed(&environment.artifacts, &faults, &Arc::default());
+    let disturbed = fault::disturbed(&environment.artifacts, &work.faults, &Arc::default());
     let artifacts = disturbed.map_or_else(|| Arc::clone(&environment.artifacts), Arc::new);
     let context = Arc::new(TaskContext::new(TaskContextParts {
         identity: work.claim.identity,
@@ -218,10 +216,10 @@ fn inline(
         registry: Arc::new(TenantRegistry::new(Arc::clone(&environment.store), tenant, work.registry_at)),
         log: log.sender(),
         cancel: cancel.clone(),
-        skews: fault::skews(&faults),
+        skews: fault::skews(&work.faults),
     }));
     let (kinds, shared) = (environment.kinds.clone(), Arc::clone(&context));
-    let hangs = fault::hangs(&faults);
+    let hangs = fault::hangs(&work.faults);
     let handle = tokio::spawn(async move {
         if hangs {
             std::future::pending::<()>().await;
@@ -245,7 +243,7 @@ fn process(
     std::fs::create_dir_all(&scratch)
         .map_err(|error| transient(format!("can not make the folder {}: {error}", scratch.display())))?;
     let (artifacts_url, artifacts_options) = environment.artifacts.opened_with();
-    let (identity, faults) = (work.claim.identity.clone(), fault::of(&work));
+    let (identity, faults) = (work.claim.identity.clone(), work.faults);
     let spec = Spec {
         version: VERSION,
         identity: work.claim.identity,

@@ -28,17 +28,12 @@ use crate::task::{AttemptIdentity, ErrorClass, Skew};
 /// What an attempt's process prints when it is held for its killing.
 pub(super) const HELD: &str = "headworks: a drill holds this attempt here";
 
-/// What strikes an attempt, in the order of the drill.
-pub(super) fn of(work: &Work) -> Vec<FaultKind> {
-    work.faults.iter().map(|fault| fault.what.clone()).collect()
-}
-
 /// Puts on record what strikes from the beginning.
 ///
 /// # Errors
 /// The attempt's outcome: the fault itself, or that there is no record of it.
-pub(super) async fn arm(environment: &Environment, work: &Work, faults: &[FaultKind]) -> Result<(), Outcome> {
-    for (ordinal, fault) in faults.iter().enumerate() {
+pub(super) async fn arm(environment: &Environment, work: &Work) -> Result<(), Outcome> {
+    for (ordinal, fault) in work.faults.iter().enumerate() {
         if killing(fault).is_some() {
             continue;
         }

@@ -20,6 +20,10 @@ const LIMIT: Duration = Duration::from_secs(1);
 /// Between two looks: nobody is told when a stranger's child has died.
 const PAUSE: Duration = Duration::from_millis(2);
 
+/// How long an environment is read again that does not read whole: a process takes another program within
+/// microseconds.
+const WHOLE: Duration = Duration::from_millis(100);
+
 /// Whose processes.
 #[derive(Debug, Clone)]
 pub(super) struct Kin {
@@ -97,18 +101,58 @@ fn parents() -> BTreeMap<i32, i32> {
 }
 
 fn parent(process: i32) -> Option<i32> {
+    stat(process)?.get(1)?.parse().ok()
+}
+
+/// What the kernel tells of a process that runs, from its state on.
+fn stat(process: i32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // `pid (name) state parent ...`, and the name may hold anything.
     let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") { None } else { fields.next()?.parse().ok() }
+    let fields: Vec<_> = rest.split_whitespace().map(str::to_owned).collect();
+    let runs = fields.first().is_some_and(|state| !matches!(state.as_str(), "Z" | "X"));
+    runs.then_some(fields)
 }
 
+/// Whether a process has this variable in its environment. Others' environments can not be read, and are
+/// not ours. While a process takes another program, its environment reads as empty or in part: such a
+/// reading proves nothing, and is made again.
 fn is_marked(process: i32, needle: &[u8]) -> bool {
-    // Others' environments can not be read, and are not ours.
-    let environment = fs::read(format!("/proc/{process}/environ")).unwrap_or_default();
-    environment.split(|byte| *byte == 0).any(|variable| variable == needle)
+    let deadline = Instant::now() + WHOLE;
+    loop {
+        let before = place(process);
+        let Ok(environment) = fs::read(format!("/proc/{process}/environ")) else { return false };
+        if environment.split(|byte| *byte == 0).any(|variable| variable == needle) {
+            return true;
+        }
+        let Some(Place { memory, code, start, end }) = place(process) else { return false };
+        let is_whole = code > 0 && end.checked_sub(start) == u64::try_from(environment.len()).ok();
+        if memory == 0 || (is_whole && before == Some(Place { memory, code, start, end })) {
+            return false;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Where a process has its memory: another program has other places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    /// Its size in bytes; nothing for a thread of the kernel.
+    memory: u64,
+    /// Where the code begins: set after the environment is there.
+    code: u64,
+    start: u64,
+    end: u64,
+}
+
+fn place(process: i32) -> Option<Place> {
+    let fields = stat(process)?;
+    // As proc(5) counts them; the first that is read is the third, the state.
+    let field = |at: usize| fields.get(at - 3).and_then(|it| it.parse::<u64>().ok()).unwrap_or(0);
+    Some(Place { memory: field(23), code: field(26), start: field(50), end: field(51) })
 }
 
 #[cfg(test)]
@@ -151,6 +195,29 @@ mod tests {
         kin.kill();
         assert!(all_gone(&ids) && all_gone(&found), "{ids:?}, {found:?}");
         assert!(kin.find().is_empty());
+    }
+
+    #[test]
+    fn a_process_is_found_while_it_takes_another_program() {
+        let mark = format!("kin-test-exec-{}", getpid());
+        let (mut child, _) = start("echo; exec sh -c 'exec sh -c \"$0\" \"$0\"' 'exec sh -c \"$0\" \"$0\"'", &mark);
+        let id = i32::try_from(child.id()).expect("an id");
+        let needle = format!("{PROCESS_MARK}={mark}").into_bytes();
+        let missed = (0..20_000).filter(|_| !is_marked(id, &needle)).count();
+        child.kill().expect("it runs");
+        child.wait().expect("ended");
+        assert_eq!(missed, 0);
+    }
+
+    #[test]
+    fn a_process_with_an_empty_environment_is_not_waited_for() {
+        let (mut child, ids) = start("env -i sleep 600 & echo $!; echo; wait", "kin-test-empty");
+        let began = Instant::now();
+        let found = Kin { root: None, mark: Some("kin-test-nobody".into()) }.find();
+        assert!(found.is_empty(), "{found:?}");
+        assert!(began.elapsed() < LIMIT, "it was waited for");
+        ids.iter().for_each(|process| kill(Pid::from_raw(*process), Signal::SIGKILL).expect("it runs"));
+        child.wait().expect("ended");
     }
 
     #[test]

@@ -196,8 +196,8 @@ impl Store {
         reprocess: Reprocess,
     ) -> Result<BackfillForecast, StoreError> {
         let sql = left_out_sql(self.dialect);
-        let values =
-            vec![param(logical(fires)), tenant.to_string().into(), dag.to_string().into(), reprocess.as_str().into()];
+        let times = param(logical(fires.iter().map(|fire| fire.0)));
+        let values = vec![times, tenant.to_string().into(), dag.to_string().into(), reprocess.as_str().into()];
         let found = tx::read(&self.db, "plan a backfill", &sql, values).await?;
         let out: std::collections::BTreeSet<i64> =
             found.iter().map(|row| rows::get(row, "logical_time")).collect::<Result<_, _>>()?;
@@ -392,8 +392,8 @@ fn read(row: &QueryResult) -> Result<BackfillView, StoreError> {
     })
 }
 
-fn logical(fires: &[PastFire]) -> Vec<Value> {
-    fires.iter().map(|fire| json!({ "logical_time": fire.0 })).collect()
+fn logical(times: impl Iterator<Item = Micros>) -> Vec<Value> {
+    times.map(|at| json!({ "logical_time": at })).collect()
 }
 
 /// The logical times of `$1` that a policy (`$4`) leaves out for tenant `$2` and DAG `$3`: those with a run
@@ -479,13 +479,13 @@ impl Write for Make<'_> {
         let found = tx.all(Self::WHAT, &sql, values).await?;
         let Some(row) = found.first() else { return Ok(None) };
         let (dag, reprocess): (String, String) = (rows::get(row, "dag")?, rows::get(row, "reprocess")?);
-        let logical = self.runs.iter().map(|run| json!({ "logical_time": run.logical_time })).collect();
+        let logical = logical(self.runs.iter().map(|run| run.logical_time));
         let values = vec![param(logical), tenant.to_string().into(), dag.into(), reprocess.into()];
         let found = tx.all(Self::WHAT, &left_out_sql(tx.dialect), values).await?;
         let out: std::collections::BTreeSet<i64> =
             found.iter().map(|row| rows::get(row, "logical_time")).collect::<Result<_, _>>()?;
         let wanted = self.runs.iter().filter(|run| !out.contains(&run.logical_time)).count();
-        let room = Rooms::backfill().take(tx, tenant, wanted).await?;
+        let room = Rooms::backfill(tx, tenant).await?.take(tx, tenant, wanted).await?;
         if room == 0 && wanted > 0 {
             return Ok(None);
         }

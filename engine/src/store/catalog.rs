@@ -3,9 +3,11 @@
 //! Called by `headworks artifacts verify` and `bisect`. Only reads; what a call reads is bounded by its
 //! limit, whatever the store holds.
 
-use sea_orm::QueryResult;
+use sea_orm::{FromQueryResult, QueryResult};
 
+use super::entity::artifact;
 use super::rows::{element, get, parse};
+use super::work::read_artifact;
 use super::{Store, StoreError, rows, tx};
 use crate::artifact::ArtifactRef;
 use crate::id::{ArtifactName, DagId, Digest, InstanceId, RunId, TenantId};
@@ -44,9 +46,6 @@ pub struct Sighting {
     /// The object.
     pub artifact: ArtifactRef,
 }
-
-const COLUMNS: &str = "a.tenant, a.run, a.task, a.element, a.generation, a.epoch, a.name, a.key, a.digest, a.bytes, \
-     a.row_count, a.schema_digest";
 
 impl Store {
     /// Artifacts of all generations in the order of their rows, from the one after `after` on.
@@ -88,7 +87,7 @@ impl Store {
         }
         let filter = if conditions.is_empty() { "TRUE".to_owned() } else { conditions.join(" AND ") };
         let sql = format!(
-            "SELECT {COLUMNS} FROM artifact a WHERE {filter} \
+            "SELECT a.* FROM artifact a WHERE {filter} \
              ORDER BY a.tenant, a.run, a.task, a.element, a.generation, a.name, a.epoch LIMIT {limit}"
         );
         let found = tx::read(&self.db, "read the artifacts", &sql, values).await?;
@@ -105,13 +104,11 @@ impl Store {
         digest: Digest,
         key: &str,
     ) -> Result<Option<CatalogEntry>, StoreError> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM artifact a WHERE a.digest = $1 AND a.key <> $2 AND ($3 = '' OR a.tenant = $3) \
-             ORDER BY a.created_at LIMIT 1"
-        );
+        let sql = "SELECT a.* FROM artifact a WHERE a.digest = $1 AND a.key <> $2 AND ($3 = '' OR a.tenant = $3) \
+                   ORDER BY a.created_at LIMIT 1";
         let tenant = tenant.map(TenantId::to_string).unwrap_or_default();
         let values = vec![digest.to_string().into(), key.into(), tenant.into()];
-        let found = tx::read(&self.db, "look for an artifact", &sql, values).await?;
+        let found = tx::read(&self.db, "look for an artifact", sql, values).await?;
         found.first().map(read_entry).transpose()
     }
 
@@ -126,13 +123,12 @@ impl Store {
         instance: &InstanceId,
         name: &ArtifactName,
     ) -> Result<Vec<Sighting>, StoreError> {
-        let sql = format!(
-            "SELECT {COLUMNS}, u.logical_time FROM run u JOIN task_instance t ON t.tenant = u.tenant AND t.run = u.run \
-             AND t.task = $3 AND t.element = $4 AND t.current AND t.state = 'succeeded' \
-             JOIN artifact a ON a.tenant = t.tenant AND a.run = t.run AND a.task = t.task AND a.element = t.element \
-             AND a.generation = t.generation AND a.epoch = t.epoch AND a.name = $5 \
-             WHERE u.tenant = $1 AND u.dag = $2 AND u.kind <> 'verify' ORDER BY u.logical_time, u.created_at, u.run"
-        );
+        let sql = "SELECT a.*, u.logical_time FROM run u JOIN task_instance t ON t.tenant = u.tenant AND t.run = u.run \
+                   AND t.task = $3 AND t.element = $4 AND t.current AND t.state = 'succeeded' \
+                   JOIN artifact a ON a.tenant = t.tenant AND a.run = t.run AND a.task = t.task \
+                   AND a.element = t.element AND a.generation = t.generation AND a.epoch = t.epoch AND a.name = $5 \
+                   WHERE u.tenant = $1 AND u.dag = $2 AND u.kind <> 'verify' \
+                   ORDER BY u.logical_time, u.created_at, u.run";
         let values = vec![
             tenant.to_string().into(),
             dag.to_string().into(),
@@ -140,7 +136,7 @@ impl Store {
             element(instance.index).into(),
             name.to_string().into(),
         ];
-        let found = tx::read(&self.db, "read the history of an artifact", &sql, values).await?;
+        let found = tx::read(&self.db, "read the history of an artifact", sql, values).await?;
         let read = |row: &QueryResult| {
             let entry = read_entry(row)?;
             let logical_time = crate::clock::rfc3339(get(row, "logical_time")?);
@@ -151,21 +147,13 @@ impl Store {
 }
 
 fn read_entry(row: &QueryResult) -> Result<CatalogEntry, StoreError> {
-    let schema: Option<String> = get(row, "schema_digest")?;
-    let corrupt = |error: crate::id::IdError| StoreError::Corrupt { what: "artifact", detail: error.to_string() };
+    let model = artifact::Model::from_query_result(row, "").map_err(StoreError::query("read an artifact"))?;
     Ok(CatalogEntry {
         tenant: parse(row, "tenant", TenantId::parse)?,
         run: parse(row, "run", RunId::parse)?,
         instance: rows::instance(row)?,
-        artifact: ArtifactRef {
-            name: parse(row, "name", ArtifactName::parse)?,
-            key: get(row, "key")?,
-            digest: parse(row, "digest", Digest::parse)?,
-            bytes: get::<i64>(row, "bytes")?.cast_unsigned(),
-            rows: get::<Option<i64>>(row, "row_count")?.map(i64::cast_unsigned),
-            schema_digest: schema.as_deref().map(Digest::parse).transpose().map_err(corrupt)?,
-        },
-        generation: get(row, "generation")?,
-        epoch: get(row, "epoch")?,
+        artifact: read_artifact(&model)?,
+        generation: model.generation,
+        epoch: model.epoch,
     })
 }

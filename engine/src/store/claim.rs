@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use serde_json::json;
 
 use super::dialect::Kind;
+use super::drill::no_drill;
 use super::rows::{self, InstanceKey, param};
 use super::tx::{Tx, Write};
 use super::unit::{HELD, UnitOfWork};
@@ -150,15 +151,17 @@ pub(super) async fn claim_into(
 /// Tenants that have something ready, with what they use.
 async fn loads(tx: &Tx, request: &ClaimRequest) -> Result<Vec<TenantLoad>, StoreError> {
     // A walk from tenant to tenant along the index, whatever number of tasks each has ready.
-    let sql = "WITH RECURSIVE queue (tenant) AS (\
-               SELECT MIN(tenant) FROM task_instance WHERE state = 'ready' UNION ALL \
-               SELECT (SELECT MIN(t.tenant) FROM task_instance t WHERE t.state = 'ready' AND t.tenant > queue.tenant) \
-               FROM queue WHERE queue.tenant IS NOT NULL) \
-               SELECT q.tenant, COALESCE(n.weight, 1.0) AS weight, n.running_tasks, \
-               (SELECT COUNT(*) FROM task_instance t WHERE t.state = 'running' AND t.tenant = q.tenant) AS running \
-               FROM queue q LEFT JOIN tenant n ON n.tenant = q.tenant WHERE q.tenant IS NOT NULL AND q.tenant NOT LIKE 'drill-%' \
-               ORDER BY q.tenant";
-    let found = tx.all("read who has ready tasks", sql, vec![]).await?;
+    let sql = format!(
+        "WITH RECURSIVE queue (tenant) AS (\
+         SELECT MIN(tenant) FROM task_instance WHERE state = 'ready' UNION ALL \
+         SELECT (SELECT MIN(t.tenant) FROM task_instance t WHERE t.state = 'ready' AND t.tenant > queue.tenant) \
+         FROM queue WHERE queue.tenant IS NOT NULL) \
+         SELECT q.tenant, COALESCE(n.weight, 1.0) AS weight, n.running_tasks, \
+         (SELECT COUNT(*) FROM task_instance t WHERE t.state = 'running' AND t.tenant = q.tenant) AS running \
+         FROM queue q LEFT JOIN tenant n ON n.tenant = q.tenant WHERE q.tenant IS NOT NULL AND {} ORDER BY q.tenant",
+        no_drill("q.tenant")
+    );
+    let found = tx.all("read who has ready tasks", &sql, vec![]).await?;
     let mut loads = Vec::with_capacity(found.len());
     for row in &found {
         let tenant = rows::parse(row, "tenant", TenantId::parse)?;

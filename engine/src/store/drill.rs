@@ -15,7 +15,7 @@ use super::rows::{self, element};
 use super::tx::{Tx, Write};
 use super::{Store, StoreError, tx};
 use crate::drill::FaultKind;
-use crate::id::{InstanceId, RunId, TenantId};
+use crate::id::{DRILL_PREFIX, InstanceId, RunId, TenantId};
 use crate::plan::Micros;
 use crate::task::AttemptIdentity;
 
@@ -73,6 +73,11 @@ pub struct DrillView {
     pub finished_at: Micros,
     /// The whole of it.
     pub evidence: Value,
+}
+
+/// That a column names no drill tenant, as SQL: who asks about everybody does not mean them.
+pub(super) fn no_drill(column: &str) -> String {
+    format!("{column} NOT LIKE '{DRILL_PREFIX}%'")
 }
 
 /// How often connections are ended while the database is away: a client that comes back at once is met again.

@@ -3,6 +3,7 @@
 use sea_orm::QueryResult;
 use serde_json::Value;
 
+use super::drill::no_drill;
 use super::registry::{VERSION_COLUMNS, read_version};
 use super::{Store, StoreError, rows, tx};
 use crate::id::{ModelName, TenantId};
@@ -29,7 +30,8 @@ impl Store {
     ) -> Result<Vec<ModelRow>, StoreError> {
         let sql = format!(
             "SELECT tenant, {VERSION_COLUMNS} FROM model_version \
-             WHERE (($1 = '' AND tenant NOT LIKE 'drill-%') OR tenant = $1) AND ($2 = '' OR name = $2) ORDER BY tenant, name, version DESC"
+             WHERE (($1 = '' AND {}) OR tenant = $1) AND ($2 = '' OR name = $2) ORDER BY tenant, name, version DESC",
+            no_drill("tenant")
         );
         let text = |id: Option<String>| id.unwrap_or_default().into();
         let values = vec![text(tenant.map(TenantId::to_string)), text(name.map(ModelName::to_string))];

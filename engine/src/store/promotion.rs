@@ -7,7 +7,7 @@
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::registry::champion_version;
+use super::registry::{Decision, append, champion_version, swap_champion};
 use super::rows;
 use super::tx::{Tx, Write};
 use super::{Store, StoreError};
@@ -73,14 +73,14 @@ impl Write for Promote<'_> {
         let versions = lock_versions(tx, change).await?;
         let from = compare(tx, change).await?;
         let id = || format!("{} version {version}", change.name);
-        let found = versions.iter().find(|it| it.0 == version);
-        let (_, status, run) = found.ok_or_else(|| missing("model version", id(), change))?;
+        let found = versions.iter().find(|it| it.version == version);
+        let it = found.ok_or_else(|| missing("model version", id(), change))?;
         let refuse =
             |why: &str| Err(StoreError::NotPromotable { name: change.name.to_string(), version, why: why.to_owned() });
-        if *status == ModelStatus::Champion {
+        if it.status == ModelStatus::Champion {
             return refuse("it is the champion already");
         }
-        if !is_kept(tx, change, version).await? {
+        if !is_kept(tx, change, it).await? {
             return refuse("its model is kept no longer");
         }
         let approved = was_approved(tx, change, version).await?;
@@ -88,8 +88,8 @@ impl Write for Promote<'_> {
             return refuse("no gate has said yes to it (`headworks models show` tells what was decided)");
         }
         let decision = json!({ "by": "promote", "forced": !approved });
-        swap(tx, change, version).await?;
-        record(tx, change, run, (from, version), &decision).await?;
+        swap_champion(tx, &change.tenant, &change.name, version).await?;
+        record(tx, change, &it.run, (from, version), &decision).await?;
         Ok(Moved { from, to: version })
     }
 }
@@ -111,12 +111,12 @@ impl Write for RollBack<'_> {
         }
         let from = compare(tx, change).await?;
         let before = earlier(tx, change, from).await?;
-        let target = before.and_then(|version| versions.iter().find(|it| it.0 == version));
+        let target = before.and_then(|version| versions.iter().find(|it| it.version == version));
         let none = || StoreError::NoEarlierChampion { name: change.name.to_string() };
-        let (version, _, run) = target.ok_or_else(none)?;
-        swap(tx, change, *version).await?;
-        record(tx, change, run, (from, *version), &json!({ "by": ROLLBACK })).await?;
-        Ok(Moved { from, to: *version })
+        let it = target.ok_or_else(none)?;
+        swap_champion(tx, &change.tenant, &change.name, it.version).await?;
+        record(tx, change, &it.run, (from, it.version), &json!({ "by": ROLLBACK })).await?;
+        Ok(Moved { from, to: it.version })
     }
 }
 
@@ -131,18 +131,32 @@ fn key(change: &Change) -> Vec<sea_orm::Value> {
     vec![change.tenant.to_string().into(), change.name.to_string().into()]
 }
 
-/// Locks the model's versions, so that a promotion by a task waits, or this one does: (version, status, run).
-async fn lock_versions(tx: &Tx, change: &Change) -> Result<Vec<(u32, ModelStatus, String)>, StoreError> {
+/// A version of the model, locked.
+struct Version {
+    version: u32,
+    status: ModelStatus,
+    run: String,
+    /// The model's artifact, as JSON.
+    artifact: Value,
+}
+
+/// Locks the model's versions, so that a promotion by a task waits, or this one does.
+async fn lock_versions(tx: &Tx, change: &Change) -> Result<Vec<Version>, StoreError> {
     let sql = format!(
-        "SELECT version, status, run FROM model_version WHERE tenant = $1 AND name = $2 ORDER BY version{}",
+        "SELECT version, status, run, artifact FROM model_version WHERE tenant = $1 AND name = $2 ORDER BY version{}",
         tx.dialect.lock("model_version")
     );
     let found = tx.all("lock the model's versions", &sql, key(change)).await?;
     let status = |word: &str| ModelStatus::parse(word).ok_or("no such status");
-    found
-        .iter()
-        .map(|row| Ok((rows::count(row, "version")?, rows::parse(row, "status", status)?, rows::get(row, "run")?)))
-        .collect()
+    let one = |row| {
+        Ok(Version {
+            version: rows::count(row, "version")?,
+            status: rows::parse(row, "status", status)?,
+            run: rows::get(row, "run")?,
+            artifact: rows::get_json(row, "artifact")?,
+        })
+    };
+    found.iter().map(one).collect()
 }
 
 /// The champion, if it is the one that the person saw.
@@ -166,16 +180,10 @@ async fn was_approved(tx: &Tx, change: &Change, version: u32) -> Result<bool, St
 }
 
 /// Whether the version's model is on record still: what never served goes with its run.
-async fn is_kept(tx: &Tx, change: &Change, version: u32) -> Result<bool, StoreError> {
-    let mut values = key(change);
-    values.push(i64::from(version).into());
-    let sql = "SELECT run, artifact FROM model_version WHERE tenant = $1 AND name = $2 AND version = $3";
-    let found = tx.all("read the version", sql, values).await?;
-    let Some(row) = found.first() else { return Ok(false) };
-    let (run, model): (String, Value) = (rows::get(row, "run")?, rows::get_json(row, "artifact")?);
+async fn is_kept(tx: &Tx, change: &Change, it: &Version) -> Result<bool, StoreError> {
     let sql = "SELECT 1 AS there FROM artifact WHERE tenant = $1 AND run = $2 AND key = $3 LIMIT 1";
-    let object = model["key"].as_str().unwrap_or_default().to_owned();
-    let values = vec![change.tenant.to_string().into(), run.into(), object.into()];
+    let key = it.artifact["key"].as_str().unwrap_or_default().to_owned();
+    let values = vec![change.tenant.to_string().into(), it.run.clone().into(), key.into()];
     Ok(!tx.all("look for the model", sql, values).await?.is_empty())
 }
 
@@ -202,17 +210,6 @@ async fn earlier(tx: &Tx, change: &Change, champion: Option<u32>) -> Result<Opti
     Ok(line.last().copied())
 }
 
-/// The old champion steps down first: a unique index allows one at a time.
-async fn swap(tx: &Tx, change: &Change, version: u32) -> Result<(), StoreError> {
-    let down = "UPDATE model_version SET status = 'archived' WHERE tenant = $1 AND name = $2 AND status = 'champion'";
-    tx.execute("let the champion step down", down, key(change)).await?;
-    let up = "UPDATE model_version SET status = 'champion' WHERE tenant = $1 AND name = $2 AND version = $3";
-    let mut values = key(change);
-    values.push(i64::from(version).into());
-    tx.execute("make the champion", up, values).await?;
-    Ok(())
-}
-
 async fn record(
     tx: &Tx,
     change: &Change,
@@ -220,21 +217,15 @@ async fn record(
     (from, to): (Option<u32>, u32),
     decision: &Value,
 ) -> Result<(), StoreError> {
-    let sql = "INSERT INTO model_decision (tenant, name, seq, at, run, promoted, from_version, to_version, reason, \
-               decision, actor) \
-               SELECT $1, $2, COALESCE(MAX(seq), 0) + 1, $3, $4, $5, $6, $7, $8, $9, $10 FROM model_decision \
-               WHERE tenant = $1 AND name = $2";
-    let mut values = key(change);
-    values.extend([
-        tx.now.into(),
-        run.into(),
-        true.into(),
-        from.map(i64::from).into(),
-        i64::from(to).into(),
-        change.reason.clone().into(),
-        decision.to_string().into(),
-        change.actor.clone().into(),
-    ]);
-    tx.execute("record a decision", sql, values).await?;
+    let it = Decision {
+        run: run.to_owned(),
+        promoted: true,
+        from: from.map(i64::from),
+        to: Some(to.into()),
+        reason: &change.reason,
+        decision,
+        actor: change.actor.clone(),
+    };
+    append(tx, (&change.tenant, &change.name), it).await?;
     tx.all_of(Vec::new()).await
 }

@@ -39,7 +39,12 @@ pub(super) async fn apply(
     for change in changes {
         match change {
             RegistryChange::Register { name, .. } => registered = Some(register(tx, identity, name, change).await?),
-            RegistryChange::Promote { name, .. } => promote(tx, identity, name, registered).await?,
+            RegistryChange::Promote { name, .. } => {
+                let detail = || format!("{name} was to be promoted, but this finish registered no version of it");
+                let version =
+                    registered.ok_or_else(|| StoreError::Corrupt { what: "registry change", detail: detail() })?;
+                swap_champion(tx, &identity.tenant, name, version).await?;
+            }
             RegistryChange::Decide { name, .. } => decide(tx, identity, name, change, registered).await?,
         }
     }
@@ -80,16 +85,13 @@ async fn register(
     rows::count(row, "version")
 }
 
-async fn promote(
+/// Makes a version the champion in place of whoever is.
+pub(super) async fn swap_champion(
     tx: &Tx,
-    identity: &AttemptIdentity,
+    tenant: &TenantId,
     name: &ModelName,
-    registered: Option<u32>,
+    version: u32,
 ) -> Result<(), StoreError> {
-    let Some(version) = registered else {
-        let detail = format!("{name} was to be promoted, but this finish registered no version of it");
-        return Err(StoreError::Corrupt { what: "registry change", detail });
-    };
     // The old champion steps down first: a unique index allows one at a time.
     let moves = [
         ("UPDATE model_version SET status = 'archived' WHERE tenant = $1 AND name = $2 AND status = 'champion' \
@@ -97,7 +99,7 @@ async fn promote(
         ("UPDATE model_version SET status = 'champion' WHERE tenant = $1 AND name = $2 AND version = $3"),
     ];
     for sql in moves {
-        let values = vec![identity.tenant.to_string().into(), name.to_string().into(), i64::from(version).into()];
+        let values = vec![tenant.to_string().into(), name.to_string().into(), i64::from(version).into()];
         tx.execute("swap the champion", sql, values).await?;
     }
     Ok(())
@@ -111,22 +113,53 @@ async fn decide(
     registered: Option<u32>,
 ) -> Result<(), StoreError> {
     let RegistryChange::Decide { promoted, reason, decision, .. } = change else { return Ok(()) };
+    let from = decision.get("from_version").and_then(serde_json::Value::as_i64);
+    let it = Decision {
+        run: identity.run.to_string(),
+        promoted: *promoted,
+        from,
+        to: registered.map(i64::from),
+        reason,
+        decision,
+        actor: format!("task {}", identity.instance),
+    };
+    append(tx, (&identity.tenant, name), it).await
+}
+
+/// A decision about a model, as its row has it.
+pub(super) struct Decision<'a> {
+    /// The run that it is about.
+    pub(super) run: String,
+    pub(super) promoted: bool,
+    pub(super) from: Option<i64>,
+    pub(super) to: Option<i64>,
+    pub(super) reason: &'a str,
+    /// Figures and rules: JSON.
+    pub(super) decision: &'a serde_json::Value,
+    pub(super) actor: String,
+}
+
+/// Appends a decision to those about a model.
+pub(super) async fn append(
+    tx: &Tx,
+    (tenant, name): (&TenantId, &ModelName),
+    it: Decision<'_>,
+) -> Result<(), StoreError> {
     let sql = "INSERT INTO model_decision (tenant, name, seq, at, run, promoted, from_version, to_version, reason, \
                decision, actor) \
                SELECT $1, $2, COALESCE(MAX(seq), 0) + 1, $3, $4, $5, $6, $7, $8, $9, $10 FROM model_decision \
                WHERE tenant = $1 AND name = $2";
-    let from = decision.get("from_version").and_then(serde_json::Value::as_i64);
     let values = vec![
-        identity.tenant.to_string().into(),
+        tenant.to_string().into(),
         name.to_string().into(),
         tx.now.into(),
-        identity.run.to_string().into(),
-        (*promoted).into(),
-        from.into(),
-        registered.map(i64::from).into(),
-        reason.clone().into(),
-        decision.to_string().into(),
-        format!("task {}", identity.instance).into(),
+        it.run.into(),
+        it.promoted.into(),
+        it.from.into(),
+        it.to.into(),
+        it.reason.into(),
+        it.decision.to_string().into(),
+        it.actor.into(),
     ];
     tx.execute("record a decision", sql, values).await?;
     Ok(())

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::dialect::{Dialect, Kind};
+use super::drill::no_drill;
 use super::rows::{self, param};
 use super::tx::{Tx, Write};
 use super::{Store, StoreError, tx};
@@ -52,10 +53,12 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn old_drill_tenants(&self, before: Micros) -> Result<Vec<TenantId>, StoreError> {
-        let sql = "SELECT tenant FROM run WHERE tenant LIKE 'drill-%' GROUP BY tenant \
-                   HAVING COUNT(*) = COUNT(CASE WHEN finished_at < $1 \
-                   AND state IN ('succeeded', 'failed', 'canceled') THEN 1 END) ORDER BY tenant";
-        let found = tx::read(&self.db, "look for old drills", sql, vec![before.into()]).await?;
+        let sql = format!(
+            "SELECT tenant FROM run WHERE NOT ({}) GROUP BY tenant HAVING COUNT(*) = COUNT(CASE WHEN finished_at < $1 \
+             AND state IN ('succeeded', 'failed', 'canceled') THEN 1 END) ORDER BY tenant",
+            no_drill("tenant")
+        );
+        let found = tx::read(&self.db, "look for old drills", &sql, vec![before.into()]).await?;
         found.iter().map(|row| rows::parse(row, "tenant", TenantId::parse)).collect()
     }
 

@@ -14,40 +14,39 @@ use super::tx::Tx;
 use crate::id::TenantId;
 use crate::tenant::Quotas;
 
-/// How many more runs each tenant may queue; read once per transaction.
+/// How many more runs each tenant may queue: who has no such quota is known from the start, of the others one is
+/// asked about once per transaction.
 pub(super) struct Rooms {
+    /// `None` = there is no such quota.
     left: BTreeMap<TenantId, Option<usize>>,
     /// Which of its queued runs count.
     counted: &'static str,
 }
 
 impl Rooms {
-    /// For live runs: what backfills have queued takes nothing from them.
-    pub(super) fn live() -> Self {
-        Self { left: BTreeMap::new(), counted: " AND backfill IS NULL" }
+    /// For live runs of these tenants: what backfills have queued takes nothing from them.
+    pub(super) async fn live(tx: &Tx, tenants: impl Iterator<Item = &TenantId>) -> Result<Self, StoreError> {
+        Self::of(tx, tenants, " AND backfill IS NULL").await
     }
 
     /// For backfills, which have what live runs leave.
-    pub(super) fn backfill() -> Self {
-        Self { left: BTreeMap::new(), counted: "" }
+    pub(super) async fn backfill(tx: &Tx, tenant: &TenantId) -> Result<Self, StoreError> {
+        Self::of(tx, std::iter::once(tenant), "").await
     }
 
-    /// Learns at once which of these tenants have no such quota, so that nobody is asked about one by one.
-    pub(super) async fn look_up(
-        &mut self,
-        tx: &Tx,
-        tenants: impl Iterator<Item = &TenantId>,
-    ) -> Result<(), StoreError> {
+    /// Only who has a quota is locked for it, when his turn comes: workers that claim for a tenant lock its row, too.
+    async fn of(tx: &Tx, tenants: impl Iterator<Item = &TenantId>, counted: &'static str) -> Result<Self, StoreError> {
         let named: BTreeSet<&TenantId> = tenants.collect();
-        let named = named.into_iter().map(|it| json!({ "tenant": it })).collect();
+        let json = named.iter().map(|it| json!({ "tenant": it })).collect();
         let source = tx.dialect.rows(1, &[("tenant", Kind::Text)]);
         let sql = format!("SELECT n.tenant, n.quotas FROM {source} CROSS JOIN tenant n WHERE n.tenant = r.tenant");
-        for row in &tx.all("read the tenants' quotas", &sql, vec![param(named)]).await? {
-            if quotas(row)?.queued_runs.is_none() {
-                self.left.insert(rows::parse(row, "tenant", TenantId::parse)?, None);
+        let mut left: BTreeMap<TenantId, Option<usize>> = named.into_iter().map(|it| (it.clone(), None)).collect();
+        for row in &tx.all("read the tenants' quotas", &sql, vec![param(json)]).await? {
+            if quotas(row)?.queued_runs.is_some() {
+                left.remove(&rows::parse(row, "tenant", TenantId::parse)?);
             }
         }
-        Ok(())
+        Ok(Self { left, counted })
     }
 
     /// How many of `count` more runs a tenant may queue; they are counted.
@@ -64,15 +63,9 @@ impl Rooms {
     /// Locks a tenant's quota and counts its queued runs; `None` = it has no such quota.
     async fn room(&self, tx: &Tx, tenant: &TenantId) -> Result<Option<usize>, StoreError> {
         let key = || vec![tenant.to_string().into()];
-        let read = |row: &sea_orm::QueryResult| Ok::<_, StoreError>(quotas(row)?.queued_runs);
-        let sql = "SELECT n.quotas FROM tenant n WHERE n.tenant = $1";
-        let found = tx.all("read a tenant's quota", sql, key()).await?;
-        if found.first().map(read).transpose()?.flatten().is_none() {
-            return Ok(None);
-        }
-        // Only who has a quota is locked for it: workers that claim for a tenant lock its row, too.
-        let found = tx.all("lock a tenant's quota", &format!("{sql}{}", tx.dialect.lock("n")), key()).await?;
-        let Some(quota) = found.first().map(read).transpose()?.flatten() else { return Ok(None) };
+        let sql = format!("SELECT n.quotas FROM tenant n WHERE n.tenant = $1{}", tx.dialect.lock("n"));
+        let found = tx.all("lock a tenant's quota", &sql, key()).await?;
+        let Some(quota) = found.first().map(quotas).transpose()?.and_then(|it| it.queued_runs) else { return Ok(None) };
         let sql = format!("SELECT COUNT(*) AS n FROM run WHERE tenant = $1 AND state = 'queued'{}", self.counted);
         let found = tx.all("count the queued runs", &sql, key()).await?;
         let queued = found.first().map_or(Ok(0), |row| rows::count(row, "n"))?;

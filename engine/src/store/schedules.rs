@@ -488,8 +488,7 @@ impl Write for Fire<'_> {
             self.fired.iter().filter(|it| held.contains(&(it.tenant.clone(), it.dag.clone()))).collect();
         // Quotas are locked in the order of tenants.
         mine.sort_by(|a, b| a.tenant.cmp(&b.tenant));
-        let mut rooms = Rooms::live();
-        rooms.look_up(tx, mine.iter().map(|it| &it.tenant)).await?;
+        let mut rooms = Rooms::live(tx, mine.iter().map(|it| &it.tenant)).await?;
         let (mut outcome, mut moves, mut runs) = (FireOutcome::default(), Vec::new(), Vec::new());
         for it in mine {
             let room = rooms.take(tx, &it.tenant, it.runs.len()).await?;

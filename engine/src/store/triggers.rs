@@ -194,8 +194,11 @@ impl Write for UseUp<'_> {
         if !tx.all(Self::WHAT, &sql, key.clone()).await?.is_empty() {
             return Ok(false);
         }
-        if self.run.is_some() && Rooms::live().take(tx, &self.waiting.tenant, 1).await? == 0 {
-            return Ok(false);
+        if self.run.is_some() {
+            let whose = &self.waiting.tenant;
+            if Rooms::live(tx, std::iter::once(whose)).await?.take(tx, whose, 1).await? == 0 {
+                return Ok(false);
+            }
         }
         let made = enqueue(tx, self.store, self.run.map(std::slice::from_ref).unwrap_or_default()).await?;
         let sql = format!(

@@ -13,6 +13,7 @@ use sea_orm::sqlx::postgres::PgListener;
 use tokio::sync::watch;
 
 use super::dialect::Dialect;
+use super::drill::no_drill;
 use super::{ClaimScope, Store, StoreError, rows, tx};
 use crate::plan::Micros;
 
@@ -42,10 +43,10 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn pending(&self, scope: &ClaimScope) -> Result<Pending, StoreError> {
-        let (filter, values): (&str, Vec<sea_orm::Value>) = match scope {
-            ClaimScope::Any => (" AND tenant NOT LIKE 'drill-%'", Vec::new()),
+        let (filter, values): (String, Vec<sea_orm::Value>) = match scope {
+            ClaimScope::Any => (format!(" AND {}", no_drill("tenant")), Vec::new()),
             ClaimScope::Run { tenant, run } => {
-                (" AND tenant = $1 AND run = $2", vec![tenant.to_string().into(), run.to_string().into()])
+                (" AND tenant = $1 AND run = $2".to_owned(), vec![tenant.to_string().into(), run.to_string().into()])
             }
         };
         let sql = format!(

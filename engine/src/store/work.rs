@@ -17,7 +17,7 @@ use super::{Store, StoreError, rows};
 use crate::artifact::ArtifactRef;
 use crate::clock::rfc3339;
 use crate::dag::{Dag, InputBinding, Task};
-use crate::drill::Fault;
+use crate::drill::{Fault, FaultKind};
 use crate::id::{ArtifactName, Digest, InstanceId, RunId, TaskId, TenantId};
 use crate::plan::Micros;
 use crate::run::TaskState;
@@ -44,7 +44,7 @@ pub struct Work {
     /// Whether a memoized result may take the place of its attempt: not where a person asked for it again.
     pub may_be_memoized: bool,
     /// What goes wrong with this attempt; empty but for runs of drills.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<FaultKind>,
 }
 
 impl Work {
@@ -121,8 +121,9 @@ impl Store {
             registry_at = stand_in.registry_at;
         }
         let may_be_memoized = identity.generation.0 == 1 && pinned.facts.row.parent_run.is_none();
-        let mut faults = pinned.facts.faults(&identity.tenant)?;
-        faults.retain(|fault| fault.strikes(&identity.instance, identity.generation, identity.attempt));
+        let declared = pinned.facts.faults(&identity.tenant)?;
+        let strike = |it: &Fault| it.strikes(&identity.instance, identity.generation, identity.attempt);
+        let faults = declared.into_iter().filter(strike).map(|it| it.what).collect();
         Ok(Work { claim: claim.clone(), dag, facts, scope, inputs, documents, registry_at, may_be_memoized, faults })
     }
 

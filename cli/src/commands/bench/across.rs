@@ -5,8 +5,9 @@
 
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use engine::clock::{Clock, SystemClock};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio_util::sync::CancellationToken;
@@ -20,12 +21,6 @@ use crate::exit::Failure;
 const READY: &str = "ready";
 /// Longer than wake-ups between processes are held together: each task meets an idle engine.
 const APART: Duration = Duration::from_millis(150);
-
-/// Microseconds since 1970.
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-}
 
 /// `headworks bench worker`: serves no-ops until its standard input is closed.
 pub(in crate::commands) async fn worker(session: &Session<'_>, store: String) -> Result<ExitCode, Failure> {
@@ -43,7 +38,7 @@ pub(in crate::commands) async fn worker(session: &Session<'_>, store: String) ->
         close.cancel();
     });
     while let Some(Some(start)) = closed.run_until_cancelled(began.recv()).await {
-        session.output.line(&format!("{} {}", start.run, now()));
+        session.output.line(&format!("{} {}", start.run, SystemClock.now()));
     }
     relay.abort();
     serving.stop().await?;
@@ -64,14 +59,14 @@ pub(super) async fn waits(bed: &Bed, toml: &str, samples: usize) -> Result<Vec<f
     for at in 0..samples + WARM {
         let new = bed.run("bench", &dag)?;
         bed.store.create_run(&new).await?;
-        let committed = now();
+        let committed = SystemClock.now();
         let line = said(&mut lines).await?;
         let began = line.split_once(' ').filter(|(run, _)| *run == new.run.to_string());
-        let began = began.and_then(|(_, at)| at.parse::<u64>().ok()).ok_or_else(|| {
+        let began = began.and_then(|(_, at)| at.parse::<i64>().ok()).ok_or_else(|| {
             Failure::bug("the benchmark's worker", std::io::Error::other(format!("it began something else: {line}")))
         })?;
         if at >= WARM {
-            waits.push(Duration::from_micros(began.saturating_sub(committed)).as_secs_f64() * 1e3);
+            waits.push(Duration::from_micros((began - committed).max(0).unsigned_abs()).as_secs_f64() * 1e3);
         }
         tokio::time::sleep(APART).await;
     }

@@ -70,8 +70,9 @@ impl Clock {
             .filter(|family| has_run(done, family))
             .all(|family| family.steps.iter().any(|step| well.contains(&(*step, family.tenant))));
         for cast in &stage.casts {
-            for row in store.models(Some(&cast.tenant), None).await? {
-                for decision in store.decisions(&cast.tenant, &row.version.name).await? {
+            let versions = store.models(Some(&cast.tenant), None).await?;
+            for name in versions.into_iter().map(|row| row.version.name).collect::<BTreeSet<_>>() {
+                for decision in store.decisions(&cast.tenant, &name).await? {
                     let of = |made: &&Made| decision["run_id"] == made.run.to_string();
                     let of_struck = done.made.iter().find(of).is_some_and(|made| is_struck(&made.step, &made.label));
                     if decision["promoted"] == false && of_struck {

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use engine::clock::{Clock, SystemClock};
-use engine::drill::{Action, Exit, Fault, Step, Trouble, Which};
-use engine::id::{RunId, TenantId};
-use engine::store::{Outage, Store};
+use engine::drill::{Action, Check, Exit, Expectation, Fault, Step, Trouble, Which};
+use engine::id::{AttemptNumber, Generation, RunId, TenantId};
+use engine::store::{Outage, Store, Struck};
 use tokio::sync::Notify;
 
 use super::evidence::trouble_words;
@@ -102,7 +102,7 @@ impl Performance {
                     Trouble::Attempt(wanted) => self.is_on_record(&store, (&fault.step, label), wanted).await?,
                     _ => self.mishaps.iter().any(|it| it.fault == at && it.label == label),
                 };
-                let shown = if stage.casts.len() > 1 { format!(" ({label})") } else { String::new() };
+                let shown = stage.suffix(label);
                 let what = trouble_words(&fault.what);
                 let detail = if passed { what } else { format!("it never did: {what}") };
                 self.verdicts.push(Verdict { name: format!("fault {}{shown} strikes", at + 1), passed, detail });
@@ -114,13 +114,11 @@ impl Performance {
     async fn is_on_record(&self, store: &Store, (step, label): (&str, &str), wanted: &Fault) -> Result<bool, Failure> {
         let Some(made) = self.made.iter().find(|it| it.step == step && it.label == label) else { return Ok(false) };
         let struck = store.faults_of(&made.tenant, made.run).await?;
-        let attempts = wanted.attempt..wanted.attempt.saturating_add(wanted.times);
-        Ok(struck.iter().any(|it| {
-            it.instance.task == wanted.task
-                && (wanted.index.is_none() || wanted.index == it.instance.index)
-                && attempts.contains(&it.attempt)
-                && it.fault == wanted.what
-        }))
+        // Nothing else is ever struck, and so on record, than a first generation.
+        let is_it = |it: &Struck| {
+            wanted.strikes(&it.instance, Generation(1), AttemptNumber(it.attempt)) && it.fault == wanted.what
+        };
+        Ok(struck.iter().any(is_it))
     }
 
     /// Whether everything holds.
@@ -144,7 +142,7 @@ impl Performance {
 
     /// Notes what every tenant has: who was not to be touched shows itself in what he had before.
     async fn mark(&mut self, stage: &Stage<'_>, step: &Step) -> Result<(), Failure> {
-        let is_asked_for = |it: &engine::drill::Expectation| matches!(&it.check, engine::drill::Check::Unchanged { since } if *since == step.name);
+        let is_asked_for = |it: &Expectation| matches!(&it.check, Check::Unchanged { since } if *since == step.name);
         if !stage.drill.expectations.iter().any(is_asked_for) {
             return Ok(());
         }
@@ -156,7 +154,7 @@ impl Performance {
     }
 
     async fn step(&mut self, stage: &Stage<'_>, (step, cast): (&Step, &Cast)) -> Result<(), Failure> {
-        let shown = if stage.casts.len() > 1 { format!(" ({})", cast.label) } else { String::new() };
+        let shown = stage.suffix(&cast.label);
         stage.session.output.note(&format!("step {}{shown}: {}", step.name, step.action.as_str()));
         if step.action == Action::RestoreInput {
             return self.restore(step, cast);

@@ -97,7 +97,7 @@ impl<'a> Stage<'a> {
             session.output.note("a clone has the parameters and the seed of its run: [run.params] is not used");
         }
         let params = params(session, &drill, &dag, origin.as_ref())?;
-        let short: String = id.simple().to_string().chars().skip(24).collect();
+        let short = short(id);
         let mut casts = Vec::new();
         for label in &drill.subject.tenants {
             let tenant = TenantId::parse(&format!("{DRILL_PREFIX}{short}-{label}"))
@@ -115,8 +115,12 @@ impl<'a> Stage<'a> {
 
     /// Where the evidence goes, unless somebody says otherwise.
     pub(super) fn evidence_folder(&self) -> PathBuf {
-        let id: String = self.id.simple().to_string().chars().skip(24).collect();
-        self.session.config.drill.evidence.join(format!("{}-{id}", self.drill.id))
+        self.session.config.drill.evidence.join(format!("{}-{}", self.drill.id, short(self.id)))
+    }
+
+    /// Which tenant is meant, behind the name of a step or a fault; nothing where there is one alone.
+    pub(super) fn suffix(&self, label: &str) -> String {
+        if self.casts.len() > 1 { format!(" ({label})") } else { String::new() }
     }
 
     /// The store, to look at what happened.
@@ -246,6 +250,11 @@ impl<'a> Stage<'a> {
         ))
         .hint("see [drill] restart_database in the configuration"))
     }
+}
+
+/// The part of an id that tells drills apart for people: its random end.
+fn short(id: Uuid) -> String {
+    id.simple().to_string().chars().skip(24).collect()
 }
 
 /// SIGKILL is what a drill asks for; any other signal is a code as a shell has it.

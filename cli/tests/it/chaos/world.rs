@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use engine::clock::{Clock, SystemClock};
 use engine::dag::{Dag, TriggerRule, lower};
 use engine::id::{RunId, TenantId};
-use engine::launch::{Launcher, Request, prepare};
+use engine::launch::{Launcher, Request};
 use engine::run::{RunState, is_terminal};
 use engine::store::{OpenMode, RunKind, RunView, Store};
 use engine::task::Kinds;
@@ -194,8 +194,7 @@ impl World {
             queue_rank: None,
             start_at: 0,
         };
-        let read = |path: &Path| std::fs::read_to_string(path);
-        prepare(request, &self.kinds, &self.bench.path("dags"), &read).expect("a run that can be made")
+        self.launcher().prepare(request).expect("a run that can be made")
     }
 
     /// Makes runs that come due, from this world's files.

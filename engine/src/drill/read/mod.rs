@@ -231,21 +231,25 @@ impl Names {
 
     /// The step that made the run; the only one, where none is named.
     fn run(&self, section: &Section<'_, '_>, sink: &mut Sink<'_>) -> Option<String> {
-        if section.get("run").is_none() && self.runs.len() == 1 {
-            return self.runs.first().cloned();
-        }
-        section.require("run", "name the step that makes the run", sink)?;
-        self.named(section, "run", true, sink)
+        Self::only(section, ("step that makes a run", &self.runs), sink)
     }
 
     /// The step with `do = "run"` that a fault belongs to; the only one, where none is named.
     fn made(&self, section: &Section<'_, '_>, sink: &mut Sink<'_>) -> Option<String> {
-        if section.get("run").is_none() && self.made.len() == 1 {
-            return self.made.first().cloned();
+        Self::only(section, ("step with do = \"run\"", &self.made), sink)
+    }
+
+    fn only(
+        section: &Section<'_, '_>,
+        (what, known): (&str, &BTreeSet<String>),
+        sink: &mut Sink<'_>,
+    ) -> Option<String> {
+        if section.get("run").is_none() && known.len() == 1 {
+            return known.first().cloned();
         }
         section.require("run", "name the step that makes the run", sink)?;
         let (name, span) = section.text("run", sink)?;
-        Self::known("step with do = \"run\"", &self.made, (name, span), sink);
+        Self::known(what, known, (name, span), sink);
         Some(name.to_owned())
     }
 

@@ -52,14 +52,7 @@ pub async fn run_once(
     for (tenant, own) in store.retentions().await? {
         let kept = own.or(defaults);
         if let Some(before) = ago(now, kept.runs) {
-            loop {
-                let (runs, keys) = store.delete_runs(&tenant, before).await?;
-                swept.runs += runs;
-                swept.objects += delete(artifacts, &keys).await?;
-                if runs == 0 {
-                    break;
-                }
-            }
+            runs(store, artifacts, (&tenant, before), &mut swept).await?;
         }
         if let Some(before) = ago(now, kept.artifacts) {
             loop {
@@ -99,19 +92,29 @@ pub async fn sweep_drills(
     let (mut swept, before) = (Swept::default(), now.saturating_sub(micros(kept)));
     for tenant in store.old_drill_tenants(before).await? {
         store.delete_drill_models(&tenant).await?;
-        loop {
-            let (runs, keys) = store.delete_runs(&tenant, before).await?;
-            swept.runs += runs;
-            swept.objects += delete(artifacts, &keys).await?;
-            if runs == 0 {
-                break;
-            }
-        }
+        runs(store, artifacts, (&tenant, before), &mut swept).await?;
         // Logs, and what attempts left that were killed: nobody else has objects below this tenant.
         let left: Vec<String> = artifacts.list(tenant.as_str()).await?.into_iter().map(|(key, _)| key).collect();
         swept.objects += delete(artifacts, &left).await?;
     }
     Ok(swept)
+}
+
+/// Deletes a tenant's runs that ended before, with the objects that were theirs alone.
+async fn runs(
+    store: &Store,
+    artifacts: &ArtifactStore,
+    (tenant, before): (&TenantId, Micros),
+    swept: &mut Swept,
+) -> Result<(), SweepError> {
+    loop {
+        let (runs, keys) = store.delete_runs(tenant, before).await?;
+        swept.runs += runs;
+        swept.objects += delete(artifacts, &keys).await?;
+        if runs == 0 {
+            return Ok(());
+        }
+    }
 }
 
 fn micros(duration: Duration) -> Micros {
