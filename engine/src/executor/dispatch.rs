@@ -28,6 +28,12 @@ use crate::task::ErrorClass;
 const GROUP_COMMIT_WAIT: Duration = Duration::from_millis(2);
 /// How many finishes are written together at the most.
 const GROUP_COMMIT_ITEMS: usize = 256;
+/// Attempts that ran this many times longer than their report takes are worth a smaller group.
+const LONG: u32 = 4;
+/// Such groups are this part of the slots at the most. Slots that all come free together are all taken
+/// together, too, and who is ready just after waits for a whole task; in parts, they come free one after
+/// the other.
+const PARTS: usize = 4;
 /// How often the store is asked what may start: the truth, where a notification was lost.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -63,6 +69,8 @@ pub(super) struct Dispatcher {
     receiver: mpsc::UnboundedReceiver<Done>,
     progress: mpsc::UnboundedSender<Progress>,
     usage: Usage,
+    /// How long the last report took to be written.
+    reporting: Duration,
     /// Whether something may be ready that nobody has claimed.
     may_claim: bool,
     /// Whether the last claim got all that it asked for: there may be more.
@@ -82,7 +90,9 @@ enum Woken {
     DrainEnded,
     LeaseLost,
     Beat(Beat),
-    /// Something may be ready: another's notification, or time for a look.
+    /// Something was made ready, here or elsewhere.
+    Ready,
+    /// Time for a look.
     Look,
 }
 
@@ -114,6 +124,7 @@ impl Dispatcher {
             receiver,
             progress,
             usage: Usage::new(Instant::now()),
+            reporting: Duration::ZERO,
             may_claim: true,
             others_wait: false,
             retry_due: None,
@@ -184,7 +195,7 @@ impl Dispatcher {
                 Some(done) = self.receiver.recv() => Woken::Done(Box::new(done)),
                 () = sleep_until(self.retry_due) => Woken::RetryDue,
                 beat = lease.beat() => beat.map_or(Woken::LeaseLost, Woken::Beat),
-                Ok(()) = wake_ups.changed() => Woken::Look,
+                Ok(()) = wake_ups.changed() => Woken::Ready,
                 () = tokio::time::sleep_until(self.look_due) => Woken::Look,
                 () = drain.cancelled(), if matches!(draining, Drain::No) => Woken::DrainAsked,
                 () = sleep_until(end), if end.is_some() => Woken::DrainEnded,
@@ -195,6 +206,8 @@ impl Dispatcher {
                 }
                 Woken::RetryDue => self.wake_retries().await?,
                 Woken::Beat(beat) => self.heed(&beat).await,
+                // The claim that follows is the look.
+                Woken::Ready => (self.may_claim, self.others_wait) = (true, true),
                 Woken::Look => self.look().await?,
                 Woken::DrainAsked => draining = Drain::Until(tokio::time::Instant::now() + grace),
                 Woken::DrainEnded => {
@@ -281,15 +294,16 @@ impl Dispatcher {
     /// Reports `first` and whatever finishes within the wait of a group commit; starts what the store
     /// gave in return. Returns where the last reported run stands.
     async fn report(&mut self, first: Done, may_claim: bool) -> Result<Option<RunState>, ExecutorError> {
+        let limit = self.group(first.elapsed);
         let mut batch = vec![first];
-        while batch.len() < GROUP_COMMIT_ITEMS
+        while batch.len() < limit
             && let Ok(done) = self.receiver.try_recv()
         {
             batch.push(done);
         }
         // Whoever runs alone has nobody to wait for; nor has who brings a batch along.
         if batch.len() == 1 && self.running.len() > 1 {
-            self.collect(&mut batch).await;
+            self.collect(&mut batch, limit).await;
         }
         let (mut finishes, mut times) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
         for mut done in batch {
@@ -304,9 +318,10 @@ impl Dispatcher {
         }
         let limit = self.free() + finishes.len();
         let next = may_claim.then(|| Next { request: self.request(limit), others_wait: self.others_wait });
-        let finished = self.finish(&finishes, next.as_ref()).await?;
-        let Finished { receipts, claims, left_ready } = finished;
+        let began = Instant::now();
+        let Finished { receipts, claims, left_ready } = self.finish(&finishes, next.as_ref()).await?;
         let now = Instant::now();
+        self.reporting = now.duration_since(began);
         let mut state = None;
         for ((finish, receipt), elapsed) in finishes.iter().zip(receipts).zip(times) {
             self.running.remove(&key_of(finish));
@@ -322,10 +337,18 @@ impl Dispatcher {
         Ok(state)
     }
 
-    async fn collect(&mut self, batch: &mut Vec<Done>) {
+    /// How many finishes are written together with one that took so long.
+    fn group(&self, elapsed: Duration) -> usize {
+        if elapsed < self.reporting * LONG {
+            return GROUP_COMMIT_ITEMS;
+        }
+        self.slots.div_ceil(PARTS).min(GROUP_COMMIT_ITEMS)
+    }
+
+    async fn collect(&mut self, batch: &mut Vec<Done>, limit: usize) {
         let deadline = tokio::time::sleep(GROUP_COMMIT_WAIT);
         tokio::pin!(deadline);
-        while batch.len() < GROUP_COMMIT_ITEMS && batch.len() < self.running.len() {
+        while batch.len() < limit.min(self.running.len()) {
             tokio::select! {
                 Some(done) = self.receiver.recv() => batch.push(done),
                 () = &mut deadline => break,

@@ -353,7 +353,7 @@ impl<'u, 'a> Advance<'u, 'a> {
             let moved = self.ended_runs().await?;
             if !moved.is_empty() {
                 for (key, made, version) in &moved {
-                    self.unit.note(run_event(&key.0, key.1, *version, *made));
+                    self.unit.note(&run_event(&key.0, key.1, *version, *made));
                     if let Some(run) = self.runs.get_mut(key) {
                         run.state = made.to();
                     }

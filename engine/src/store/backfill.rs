@@ -13,7 +13,7 @@ use super::create::{enqueue, insert_version};
 use super::dialect::{Dialect, Kind};
 use super::events::run_event;
 use super::rooms::Rooms;
-use super::rows::{self, param};
+use super::rows::{self, Rows, param};
 use super::tx::{Part, Tx, Write};
 use super::{NewRun, Store, StoreError, tx};
 use crate::dag::Dag;
@@ -579,11 +579,12 @@ impl Write for CancelQueued<'_> {
         if found.is_empty() {
             return Ok(0);
         }
-        let (mut named, mut events) = (Vec::new(), Vec::new());
+        let (mut named, mut events) = (Vec::new(), Rows::default());
         for row in &found {
             let run = rows::parse(row, "run", RunId::parse)?;
             named.push(json!({ "run": run.to_string() }));
-            events.extend([run_event(self.tenant, run, 1, asked), run_event(self.tenant, run, 2, ended)]);
+            events.push(&run_event(self.tenant, run, 1, asked));
+            events.push(&run_event(self.tenant, run, 2, ended));
         }
         let sql = format!(
             "UPDATE run SET state = '{}', version = 2, finished_at = $3 FROM {} WHERE run.tenant = $2 AND run.run = r.run",

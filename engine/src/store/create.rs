@@ -216,7 +216,7 @@ pub(super) async fn start_runs(
     let (mut rows, mut instances, mut moved) = (BTreeMap::new(), Vec::new(), Vec::new());
     for run in starting {
         let key = (run.tenant.clone(), run.run);
-        unit.note(run_event(&run.tenant, run.run, 1, started));
+        unit.note(&run_event(&run.tenant, run.run, 1, started));
         instances.extend(insert_instances(&mut unit, &run));
         moved.push((key.clone(), started, 1));
         rows.insert(key, RunRow { dag: run.dag, state: started.to() });

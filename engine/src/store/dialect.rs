@@ -65,7 +65,8 @@ impl Dialect {
             }
             Self::Postgres => {
                 let list: Vec<_> = columns.iter().map(|(name, kind)| format!("{name} {}", kind.postgres())).collect();
-                format!("jsonb_to_recordset(CAST(${n} AS jsonb)) AS r({})", list.join(", "))
+                // Read once, so not worth a tree: half the time of `jsonb`.
+                format!("json_to_recordset(CAST(${n} AS json)) AS r({})", list.join(", "))
             }
         }
     }

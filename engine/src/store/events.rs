@@ -3,10 +3,11 @@
 //! Each task instance and each run numbers its own events without gaps: an event's `seq` is the
 //! row's `version` after the move, so no counter is shared and no two transactions wait for one.
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::dialect::Kind;
-use super::rows::{InstanceKey, extend, param, with_key};
+use super::rows::{InstanceKey, Rows, element, with_key};
 use super::tx::{Part, Tx};
 use crate::id::{AttemptNumber, Epoch, RunId, SessionId, TenantId};
 use crate::plan::Reason;
@@ -20,49 +21,101 @@ pub(super) struct Holder {
     pub(super) session: SessionId,
 }
 
+/// An event, as its row has it.
+#[derive(Debug, Serialize)]
+pub(super) struct Event<'a> {
+    tenant: &'a TenantId,
+    run: RunId,
+    /// Empty for a run's.
+    task: &'a str,
+    element: i64,
+    generation: i64,
+    seq: i64,
+    event: &'static str,
+    state: &'static str,
+    attempt: Option<AttemptNumber>,
+    epoch: Option<Epoch>,
+    session: Option<SessionId>,
+    /// JSON.
+    detail: Option<String>,
+}
+
+impl Event<'_> {
+    /// With what else there is to say, as JSON.
+    pub(super) fn with_detail(self, detail: &Value) -> Self {
+        Self { detail: Some(detail.to_string()), ..self }
+    }
+}
+
 /// The event of a task instance's move.
-pub(super) fn task_event(
-    key: &InstanceKey,
+pub(super) fn task_event<'a>(
+    key: &'a InstanceKey,
     seq: i64,
     made: Transition<TaskState>,
     holder: Option<Holder>,
     reason: Option<&Reason>,
-) -> Value {
-    let row = json!({
-        "seq": seq,
-        "event": made.event().as_str(),
-        "state": made.to().as_str(),
-        "detail": reason.map(|reason| json!(reason).to_string()),
-    });
-    extend(extend(key.json(), row), holder_fields(holder))
+) -> Event<'a> {
+    let event = about_task(key, seq, (made.event().as_str(), made.to()), holder);
+    match reason {
+        Some(reason) => event.with_detail(&json!(reason)),
+        None => event,
+    }
 }
 
 /// A note on a task instance that moved nothing: a report that came too late.
-pub(super) fn task_note(key: &InstanceKey, seq: i64, event: &str, state: TaskState, holder: Holder) -> Value {
-    let row = json!({ "seq": seq, "event": event, "state": state.as_str(), "detail": null });
-    extend(extend(key.json(), row), holder_fields(Some(holder)))
+pub(super) fn task_note<'a>(
+    key: &'a InstanceKey,
+    seq: i64,
+    event: &'static str,
+    state: TaskState,
+    holder: Holder,
+) -> Event<'a> {
+    about_task(key, seq, (event, state), Some(holder))
+}
+
+fn about_task<'a>(
+    key: &'a InstanceKey,
+    seq: i64,
+    (event, state): (&'static str, TaskState),
+    holder: Option<Holder>,
+) -> Event<'a> {
+    Event {
+        tenant: &key.tenant,
+        run: key.run,
+        task: key.instance.task.as_str(),
+        element: element(key.instance.index),
+        generation: key.generation.0,
+        seq,
+        event,
+        state: state.as_str(),
+        attempt: holder.map(|it| it.attempt),
+        epoch: holder.map(|it| it.epoch),
+        session: holder.map(|it| it.session),
+        detail: None,
+    }
 }
 
 /// The event of a run's move.
-pub(super) fn run_event(tenant: &TenantId, run: RunId, seq: i64, made: Transition<RunState>) -> Value {
-    json!({
-        "tenant": tenant, "run": run.to_string(), "task": "", "element": -1, "generation": 0,
-        "seq": seq, "event": made.event().as_str(), "state": made.to().as_str(),
-        "attempt": null, "epoch": null, "session": null, "detail": null,
-    })
-}
-
-fn holder_fields(holder: Option<Holder>) -> Value {
-    json!({
-        "attempt": holder.map(|it| it.attempt.0),
-        "epoch": holder.map(|it| it.epoch.0),
-        "session": holder.map(|it| it.session.to_string()),
-    })
+pub(super) fn run_event(tenant: &TenantId, run: RunId, seq: i64, made: Transition<RunState>) -> Event<'_> {
+    Event {
+        tenant,
+        run,
+        task: "",
+        element: -1,
+        generation: 0,
+        seq,
+        event: made.event().as_str(),
+        state: made.to().as_str(),
+        attempt: None,
+        epoch: None,
+        session: None,
+        detail: None,
+    }
 }
 
 impl Tx {
     /// Events to be appended, as a part of a flush.
-    pub(super) fn events_part(&self, events: Vec<Value>) -> Part {
+    pub(super) fn events_part(&self, events: Rows) -> Part {
         let columns = with_key(&[
             ("seq", Kind::Int),
             ("event", Kind::Text),
@@ -79,7 +132,7 @@ impl Tx {
              r.epoch, r.session, $3, r.detail FROM {}",
             self.dialect.rows(1, &columns)
         );
-        let values = vec![param(events), self.now.into(), self.op_id.to_string().into()];
+        let values = vec![events.into_param(), self.now.into(), self.op_id.to_string().into()];
         Part { what: "append events", sql, values }
     }
 }

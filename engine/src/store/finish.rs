@@ -10,20 +10,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::advance::{Advance, RunKey, RunRow, run_key, successors, task};
 use super::claim::{claim_into, key_of};
 use super::dialect::{Dialect, Kind};
 use super::events::{Holder, task_note};
-use super::rows::{self, InstanceKey, extend, keyed_rows, param};
+use super::rows::{self, InstanceKey, Rows, extend, keyed_rows, param};
 use super::tx::{Part, Tx, Write};
 use super::unit::{AttemptEnd, HELD, LOCK_ORDER, UnitOfWork};
 use super::{Claim, ClaimRequest, Memo, Store, StoreError, memo, registry};
 use crate::artifact::ArtifactRef;
 use crate::dag::{Dag, Task};
 use crate::failpoint;
-use crate::id::{RunId, SessionId, TenantId};
+use crate::id::{Epoch, RunId, SessionId, TenantId};
 use crate::plan::{AttemptFailure, FailureKind, FailurePlan, Micros, Reason, after_failure};
 use crate::registry::RegistryChange;
 use crate::run::{AttemptEvent, AttemptState, RunState, TaskEvent, TaskState, is_terminal, transition};
@@ -284,14 +285,13 @@ async fn check_fence(
     finishes: &[Finish],
     successors: Vec<InstanceKey>,
 ) -> Result<FenceHolds, StoreError> {
-    let mut rows: Vec<Value> = finishes
-        .iter()
-        .map(|it| {
-            let fence = json!({ "epoch": it.identity.epoch.0, "session": it.session.to_string() });
-            extend(key_of(&it.identity).json(), fence)
-        })
-        .collect();
-    rows.extend(successors.iter().map(|key| extend(key.json(), json!({ "epoch": null, "session": null }))));
+    let mut rows = Rows::default();
+    for it in finishes {
+        rows.push_keyed(&key_of(&it.identity), &Fence { epoch: Some(it.identity.epoch), session: Some(it.session) });
+    }
+    for key in &successors {
+        rows.push_keyed(key, &Fence { epoch: None, session: None });
+    }
     let sql = format!(
         "SELECT {HELD} FROM {} JOIN task_instance t ON t.tenant = r.tenant AND t.run = r.run AND t.task = r.task \
          AND t.element = r.element WHERE (r.epoch IS NULL AND t.current) OR (t.generation = r.generation \
@@ -301,9 +301,16 @@ async fn check_fence(
         keyed_rows(unit.tx.dialect, 1, &[("epoch", Kind::Int), ("session", Kind::Text)]),
         unit.tx.dialect.lock("t")
     );
-    let locked: BTreeSet<_> = unit.lock("check the fence", &sql, vec![param(rows)]).await?.into_iter().collect();
+    let locked: BTreeSet<_> = unit.lock("check the fence", &sql, vec![rows.into_param()]).await?.into_iter().collect();
     let reported = finishes.iter().map(|it| key_of(&it.identity));
     Ok(FenceHolds(reported.filter(|key| locked.contains(key)).collect()))
+}
+
+/// Under what an attempt is reported; nothing where a row is locked as it is.
+#[derive(Serialize)]
+struct Fence {
+    epoch: Option<Epoch>,
+    session: Option<SessionId>,
 }
 
 /// Whose fence holds; each key counts once.
@@ -401,7 +408,7 @@ async fn note_refused(unit: &mut UnitOfWork<'_>, refused: &[&Finish]) -> Result<
         let held = unit.change(&key)?;
         held.version += 1;
         let note = task_note(&key, held.version, "late_report_refused", held.state, holder);
-        unit.note(note);
+        unit.note(&note);
     }
     Ok(())
 }

@@ -24,6 +24,7 @@ mod error;
 mod events;
 mod fan_out;
 mod finish;
+mod flush;
 mod limits;
 mod lineage;
 mod memo;

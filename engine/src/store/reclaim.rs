@@ -518,7 +518,7 @@ impl Write for Cancel<'_> {
         };
         run.state = made.to();
         let mut unit = UnitOfWork::new(tx, self.store.incarnation);
-        unit.note(run_event(self.tenant, self.run, rows::get(row, "version")?, made));
+        unit.note(&run_event(self.tenant, self.run, rows::get(row, "version")?, made));
         // Whoever finishes one of these is waited for. What it made meanwhile (the elements of a fan-out)
         // was not there for that look: the second one sees it.
         look_at_open(self.store, &mut unit, (self.tenant, self.run), run.clone()).await?;

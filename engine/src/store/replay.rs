@@ -97,8 +97,7 @@ impl Write for CreateReplay<'_> {
         let made = transition(RunState::Queued, RunEvent::Started)?;
         let mut unit = UnitOfWork::new(tx, self.store.incarnation);
         let key = (self.new.tenant.clone(), self.new.run);
-        let detail = json!({ "detail": self.detail.to_string() });
-        unit.note(extend(run_event(&key.0, key.1, 1, made), detail));
+        unit.note(&run_event(&key.0, key.1, 1, made).with_detail(self.detail));
         unit.also(move_runs(tx, &[(key.clone(), made, 1)]));
         let inserted = self.insert(&mut unit)?;
         self.still_there(tx, &inserted.links).await?;

@@ -106,8 +106,8 @@ impl Write for MakeRerun<'_> {
         }
         let renewal = self.renew(&mut unit, &dag, &parts, old).await?;
         let version = self.reopen(tx, made.from(), made.to()).await?;
-        let detail = json!({ "detail": self.detail(&roots, renewal.keys.len()).to_string() });
-        unit.note(extend(run_event(self.tenant, self.run, version, made), detail));
+        let detail = self.detail(&roots, renewal.keys.len());
+        unit.note(&run_event(self.tenant, self.run, version, made).with_detail(&detail));
         // What is asked of the database from here on, such as who waits for an element's end, is there.
         unit.flush().await?;
         let instances = in_order(&dag, renewal.counts);

@@ -4,6 +4,7 @@
 //! an error here, not a default.
 
 use sea_orm::QueryResult;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::StoreError;
@@ -73,6 +74,74 @@ pub(super) fn extend(mut row: Value, more: Value) -> Value {
         row.extend(more);
     }
     row
+}
+
+/// Rows for [`Dialect::rows`](super::dialect::Dialect::rows), written as they come: what every move of a
+/// task instance goes through makes no tree of values first.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    /// A JSON array without its end.
+    text: Vec<u8>,
+    len: usize,
+}
+
+impl Rows {
+    /// Appends a row: a struct or map, by the names of its columns.
+    pub(super) fn push(&mut self, row: &impl Serialize) {
+        self.text.push(if self.len == 0 { b'[' } else { b',' });
+        serde_json::to_writer(&mut self.text, row).expect("a row is names and plain values");
+        self.len += 1;
+    }
+
+    /// Appends a row of a key's columns.
+    pub(super) fn push_key(&mut self, key: &InstanceKey) {
+        self.push(&KeyColumns {
+            tenant: &key.tenant,
+            run: key.run,
+            task: &key.instance.task,
+            element: element(key.instance.index),
+            generation: key.generation,
+        });
+    }
+
+    /// Appends a row of a key's columns and of more; these are at least one.
+    pub(super) fn push_keyed(&mut self, key: &InstanceKey, more: &impl Serialize) {
+        self.push_key(key);
+        // One object ends where the other begins: its brace becomes the comma between them.
+        self.text.pop();
+        let seam = self.text.len();
+        serde_json::to_writer(&mut self.text, more).expect("a row is names and plain values");
+        self.text[seam] = b',';
+    }
+
+    /// How many.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// A statement's parameter.
+    pub(super) fn into_param(mut self) -> sea_orm::Value {
+        if self.text.is_empty() {
+            self.text.push(b'[');
+        }
+        self.text.push(b']');
+        String::from_utf8(self.text).expect("JSON is text").into()
+    }
+}
+
+/// The columns of [`KEY`], as they are written.
+#[derive(Serialize)]
+struct KeyColumns<'a> {
+    tenant: &'a TenantId,
+    run: RunId,
+    task: &'a TaskId,
+    element: i64,
+    generation: Generation,
 }
 
 /// A JSON array as a statement's parameter.

@@ -2,18 +2,19 @@
 //!
 //! Everything that moves task instances (create, claim, finish, advance, reclaim, cancel, retries)
 //! locks rows into a [`UnitOfWork`], moves them through `run::transition`, and flushes once: one
-//! statement for all rows, one for the attempts, one for the events, and on Postgres all of them in
-//! one round trip. Rows are locked in the order of their keys, so that two units never wait for each
+//! statement for all rows, one for the attempts, one for the events (`flush.rs`, `events.rs`), and on
+//! Postgres all of them in one round trip. Rows are locked in the order of their keys, so that two units never wait for each
 //! other in a circle; what is locked can be written by its absolute values.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::dialect::{Column, Dialect, Kind};
-use super::events::{Holder, task_event};
-use super::rows::{self, InstanceKey, extend, keyed_rows, param};
+use super::dialect::Kind;
+use super::events::{Event, Holder, task_event};
+use super::flush::{Began, Ended, begin_attempts, end_attempts, insert, update};
+use super::rows::{self, InstanceKey, Rows};
 use super::tx::{Part, Tx};
 use super::{Claim, StoreError};
 use crate::dag::{Task, UpstreamCounts};
@@ -112,9 +113,10 @@ pub(super) struct UnitOfWork<'a> {
     pub(super) tx: &'a Tx,
     incarnation: Incarnation,
     held: BTreeMap<InstanceKey, Held>,
-    events: Vec<Value>,
-    began: Vec<Value>,
-    ended: Vec<Value>,
+    /// No more than [`INSERT_ROWS`] in each.
+    events: Vec<Rows>,
+    began: Rows,
+    ended: Rows,
     returned: BTreeMap<TenantId, usize>,
     more: Vec<Part>,
 }
@@ -126,8 +128,8 @@ impl<'a> UnitOfWork<'a> {
             incarnation,
             held: BTreeMap::new(),
             events: Vec::new(),
-            began: Vec::new(),
-            ended: Vec::new(),
+            began: Rows::default(),
+            ended: Rows::default(),
             returned: BTreeMap::new(),
             more: Vec::new(),
         }
@@ -154,14 +156,10 @@ impl<'a> UnitOfWork<'a> {
     /// Locks the current generations of instances, by key without the generation, where not held yet.
     /// Returns them all.
     pub(super) async fn lock_current(&mut self, wanted: Vec<InstanceKey>) -> Result<Vec<InstanceKey>, StoreError> {
-        let missing: Vec<Value> = wanted
-            .iter()
-            .filter(|key| self.current(key).is_none())
-            .map(|key| {
-                json!({ "tenant": key.tenant, "run": key.run.to_string(), "task": key.instance.task,
-                        "element": rows::element(key.instance.index) })
-            })
-            .collect();
+        let mut missing = Rows::default();
+        for key in wanted.iter().filter(|key| self.current(key).is_none()) {
+            missing.push_key(key);
+        }
         if !missing.is_empty() {
             let columns = [("tenant", Kind::Text), ("run", Kind::Text), ("task", Kind::Text), ("element", Kind::Int)];
             let sql = format!(
@@ -170,7 +168,7 @@ impl<'a> UnitOfWork<'a> {
                 self.tx.dialect.rows(1, &columns),
                 self.tx.dialect.lock("t")
             );
-            self.lock("lock task instances", &sql, vec![param(missing)]).await?;
+            self.lock("lock task instances", &sql, vec![missing.into_param()]).await?;
         }
         Ok(wanted.iter().filter_map(|key| self.current(key).cloned()).collect())
     }
@@ -194,9 +192,7 @@ impl<'a> UnitOfWork<'a> {
 
     /// A held row, to be changed.
     pub(super) fn change(&mut self, key: &InstanceKey) -> Result<&mut Held, StoreError> {
-        let held = self.held.get_mut(key).ok_or_else(|| not_held(key))?;
-        held.is_changed = true;
-        Ok(held)
+        change(&mut self.held, key)
     }
 
     /// Holds a task instance that the flush will insert.
@@ -241,7 +237,7 @@ impl<'a> UnitOfWork<'a> {
         reason: Option<Reason>,
     ) -> Result<TaskState, StoreError> {
         let now = self.tx.now;
-        let held = self.change(key)?;
+        let held = change(&mut self.held, key)?;
         let made = transition(held.state, event)?;
         let holder = held.holder();
         held.version += 1;
@@ -260,15 +256,14 @@ impl<'a> UnitOfWork<'a> {
             held.session = None;
         }
         held.finished_at = is_terminal(made.to()).then_some(now);
-        let event = task_event(key, held.version, made, holder, held.reason.as_ref());
-        self.events.push(event);
+        append(&mut self.events, &task_event(key, held.version, made, holder, held.reason.as_ref()));
         Ok(made.to())
     }
 
     /// Gives a held, ready row to `session` under a new epoch, and begins an attempt.
     pub(super) fn claim(&mut self, key: &InstanceKey, session: SessionId) -> Result<Claim, StoreError> {
         let (now, incarnation) = (self.tx.now, self.incarnation);
-        let held = self.change(key)?;
+        let held = change(&mut self.held, key)?;
         let made = transition(held.state, TaskEvent::Claimed)?;
         held.version += 1;
         held.state = made.to();
@@ -293,20 +288,20 @@ impl<'a> UnitOfWork<'a> {
             item: held.item.clone(),
             end_by: held.end_by,
         };
-        let event = task_event(key, held.version, made, held.holder(), None);
-        let attempt = json!({ "attempt": held.attempts, "epoch": held.epoch.0, "session": session.to_string() });
-        self.began.push(extend(key.json(), attempt));
-        self.events.push(event);
+        self.began.push_keyed(key, &Began { attempt: held.attempts, epoch: held.epoch, session });
+        append(&mut self.events, &task_event(key, held.version, made, held.holder(), None));
         Ok(claim)
     }
 
     /// Ends an attempt of a held row.
     pub(super) fn end_attempt(&mut self, key: &InstanceKey, end: AttemptEnd) {
-        let fields = json!({
-            "attempt": end.attempt.0, "new_state": end.state.as_str(),
-            "error_class": end.error_class.map(|class| class.to_string()), "message": end.message,
-        });
-        self.ended.push(extend(key.json(), fields));
+        let ended = Ended {
+            attempt: end.attempt,
+            new_state: end.state.as_str(),
+            error_class: end.error_class.map(|class| class.to_string()),
+            message: end.message,
+        };
+        self.ended.push_keyed(key, &ended);
         *self.returned.entry(key.tenant.clone()).or_default() += 1;
     }
 
@@ -316,8 +311,8 @@ impl<'a> UnitOfWork<'a> {
     }
 
     /// Appends an event that moves no task instance.
-    pub(super) fn note(&mut self, event: Value) {
-        self.events.push(event);
+    pub(super) fn note(&mut self, event: &Event<'_>) {
+        append(&mut self.events, event);
     }
 
     /// Writes beside the rows, independent of them.
@@ -363,13 +358,12 @@ impl<'a> UnitOfWork<'a> {
         }
         parts.append(&mut self.more);
         let mut events = std::mem::take(&mut self.events);
-        while events.len() > INSERT_ROWS {
-            let part = tx.events_part(events.split_off(events.len() - INSERT_ROWS));
+        let last = events.pop();
+        for full in events {
+            let part = tx.events_part(full);
             tx.execute(part.what, &part.sql, part.values).await?;
         }
-        if !events.is_empty() {
-            parts.push(tx.events_part(events));
-        }
+        parts.extend(last.map(|rows| tx.events_part(rows)));
         for held in self.held.values_mut() {
             (held.is_new, held.is_changed) = (false, false);
         }
@@ -377,8 +371,24 @@ impl<'a> UnitOfWork<'a> {
     }
 }
 
+/// Appends an event; of many, the full thousands wait in rows of their own.
+fn append(events: &mut Vec<Rows>, event: &Event<'_>) {
+    if events.last().is_none_or(|rows| rows.len() >= INSERT_ROWS) {
+        events.push(Rows::default());
+    }
+    if let Some(rows) = events.last_mut() {
+        rows.push(event);
+    }
+}
+
+fn change<'h>(held: &'h mut BTreeMap<InstanceKey, Held>, key: &InstanceKey) -> Result<&'h mut Held, StoreError> {
+    let held = held.get_mut(key).ok_or_else(|| not_held(key))?;
+    held.is_changed = true;
+    Ok(held)
+}
+
 /// How `due_by` says that there is no deadline: it sorts last.
-const NOT_DUE: Micros = Micros::MAX;
+pub(super) const NOT_DUE: Micros = Micros::MAX;
 
 /// Rows of one insert: a JSON parameter of some megabytes, not of some hundred.
 const INSERT_ROWS: usize = 10_000;
@@ -388,114 +398,6 @@ impl Held {
         let session = self.session?;
         Some(Holder { attempt: AttemptNumber(self.attempts), epoch: self.epoch, session })
     }
-
-    /// What may change, as columns of [`CHANGED`].
-    fn changed(&self) -> Value {
-        json!({
-            "state": self.state.as_str(), "version": self.version, "epoch": self.epoch.0,
-            "session": self.session.map(|session| session.to_string()), "incarnation": self.incarnation.0,
-            "attempts": self.attempts, "failures": self.failures, "losses": self.losses,
-            "up_total": self.upstream.total, "up_succeeded": self.upstream.succeeded, "up_failed": self.upstream.failed,
-            "up_upstream_failed": self.upstream.upstream_failed, "up_skipped": self.upstream.skipped,
-            "not_before": self.not_before, "ready_at": self.ready_at, "started_at": self.started_at,
-            "finished_at": self.finished_at, "outputs": self.outputs,
-            "reason": self.reason.as_ref().map(|reason| json!(reason).to_string()), "item": self.item,
-            "queue_by": self.queue_by, "end_by": self.end_by,
-        })
-    }
-}
-
-/// The columns that moves change.
-const CHANGED: [Column; 22] = [
-    ("state", Kind::Text),
-    ("version", Kind::Int),
-    ("epoch", Kind::Int),
-    ("session", Kind::Text),
-    ("incarnation", Kind::Int),
-    ("attempts", Kind::Int),
-    ("failures", Kind::Int),
-    ("losses", Kind::Int),
-    ("up_total", Kind::Int),
-    ("up_succeeded", Kind::Int),
-    ("up_failed", Kind::Int),
-    ("up_upstream_failed", Kind::Int),
-    ("up_skipped", Kind::Int),
-    ("not_before", Kind::Int),
-    ("ready_at", Kind::Int),
-    ("started_at", Kind::Int),
-    ("finished_at", Kind::Int),
-    ("outputs", Kind::Text),
-    ("reason", Kind::Text),
-    ("item", Kind::Text),
-    ("queue_by", Kind::Int),
-    ("end_by", Kind::Int),
-];
-
-fn update(dialect: Dialect, changed: &[&Held]) -> Part {
-    let rows = changed.iter().map(|held| extend(held.key.json(), held.changed()));
-    let set: Vec<_> = CHANGED.iter().map(|(name, _)| format!("{name} = r.{name}")).collect();
-    let sql = format!(
-        "UPDATE task_instance SET {} FROM {} WHERE {}",
-        set.join(", "),
-        keyed_rows(dialect, 1, &CHANGED),
-        InstanceKey::join("task_instance")
-    );
-    Part { what: "move task instances", sql, values: vec![param(rows.collect())] }
-}
-
-fn insert(dialect: Dialect, new: &[&Held]) -> Part {
-    let fixed: [Column; 8] = [
-        ("dag", Kind::Text),
-        ("ordinal", Kind::Int),
-        ("seed", Kind::Int),
-        ("priority", Kind::Int),
-        ("pool", Kind::Text),
-        ("queue_limit", Kind::Int),
-        ("total_limit", Kind::Int),
-        ("due_by", Kind::Int),
-    ];
-    let rows = new.iter().map(|held| {
-        let fields = json!({
-            "dag": held.dag, "ordinal": held.ordinal, "seed": held.seed.cast_signed(), "priority": held.priority,
-            "pool": held.pool, "queue_limit": held.waits.queue, "total_limit": held.waits.total,
-            "due_by": held.waits.due_by.unwrap_or(NOT_DUE),
-        });
-        extend(extend(held.key.json(), held.changed()), fields)
-    });
-    let columns: Vec<Column> = fixed.into_iter().chain(CHANGED).collect();
-    let names: Vec<_> = rows::KEY.iter().chain(&columns).map(|(name, _)| *name).collect();
-    let values: Vec<_> = names.iter().map(|name| format!("r.{name}")).collect();
-    let sql = format!(
-        "INSERT INTO task_instance ({}, current) SELECT {}, TRUE FROM {}",
-        names.join(", "),
-        values.join(", "),
-        keyed_rows(dialect, 1, &columns)
-    );
-    Part { what: "insert task instances", sql, values: vec![param(rows.collect())] }
-}
-
-fn begin_attempts(dialect: Dialect, began: Vec<Value>, now: Micros) -> Part {
-    let columns = [("attempt", Kind::Int), ("epoch", Kind::Int), ("session", Kind::Text)];
-    let sql = format!(
-        "INSERT INTO attempt (tenant, run, task, element, generation, attempt, epoch, session, state, started_at) \
-         SELECT r.tenant, r.run, r.task, r.element, r.generation, r.attempt, r.epoch, r.session, '{}', $2 FROM {}",
-        AttemptState::Running.as_str(),
-        keyed_rows(dialect, 1, &columns)
-    );
-    Part { what: "begin attempts", sql, values: vec![param(began), now.into()] }
-}
-
-fn end_attempts(dialect: Dialect, ended: Vec<Value>, now: Micros) -> Part {
-    let columns =
-        [("attempt", Kind::Int), ("new_state", Kind::Text), ("error_class", Kind::Text), ("message", Kind::Text)];
-    let sql = format!(
-        "UPDATE attempt SET state = r.new_state, finished_at = $2, error_class = r.error_class, message = r.message \
-         FROM {} WHERE {} AND attempt.attempt = r.attempt AND attempt.state = '{}'",
-        keyed_rows(dialect, 1, &columns),
-        InstanceKey::join("attempt"),
-        AttemptState::Running.as_str()
-    );
-    Part { what: "end attempts", sql, values: vec![param(ended), now.into()] }
 }
 
 fn read(row: &sea_orm::QueryResult) -> Result<Held, StoreError> {
