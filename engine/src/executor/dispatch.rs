@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::attempt::{Environment, Halt, execute};
+use super::report::{Answer, Done, Reports};
 use super::session::{Beat, Lease};
 use super::usage::Usage;
 use super::{ExecutorError, Progress, failed};
@@ -24,24 +25,8 @@ use crate::store::{
 };
 use crate::task::ErrorClass;
 
-/// How long finishes are collected before they are written together.
-const GROUP_COMMIT_WAIT: Duration = Duration::from_millis(2);
-/// How many finishes are written together at the most.
-const GROUP_COMMIT_ITEMS: usize = 256;
-/// Attempts that ran this many times longer than their report takes are worth a smaller group.
-const LONG: u32 = 4;
-/// Such groups are this part of the slots at the most. Slots that all come free together are all taken
-/// together, too, and who is ready just after waits for a whole task; in parts, they come free one after
-/// the other.
-const PARTS: usize = 4;
 /// How often the store is asked what may start: the truth, where a notification was lost.
 const POLL: Duration = Duration::from_secs(1);
-
-/// A finished attempt on its way to the store.
-struct Done {
-    finish: Finish,
-    elapsed: Duration,
-}
 
 /// An attempt under way.
 struct Running {
@@ -68,9 +53,8 @@ pub(super) struct Dispatcher {
     sender: mpsc::UnboundedSender<Done>,
     receiver: mpsc::UnboundedReceiver<Done>,
     progress: mpsc::UnboundedSender<Progress>,
+    reports: Reports,
     usage: Usage,
-    /// How long the last report took to be written.
-    reporting: Duration,
     /// Whether something may be ready that nobody has claimed.
     may_claim: bool,
     /// Whether the last claim got all that it asked for: there may be more.
@@ -84,6 +68,10 @@ pub(super) struct Dispatcher {
 /// What woke the dispatcher.
 enum Woken {
     Done(Box<Done>),
+    /// What waits to be reported has waited long enough.
+    ReportDue,
+    /// The store has answered a report.
+    Answered(Box<Answer>),
     RetryDue,
     CancelAsked,
     DrainAsked,
@@ -113,6 +101,7 @@ impl Dispatcher {
         progress: mpsc::UnboundedSender<Progress>,
     ) -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
+        let reports = Reports::new(Arc::clone(&environment.store), environment.settings.lease_ttl / 20);
         Self {
             slots: environment.settings.slots,
             environment,
@@ -123,8 +112,8 @@ impl Dispatcher {
             sender,
             receiver,
             progress,
+            reports,
             usage: Usage::new(Instant::now()),
-            reporting: Duration::ZERO,
             may_claim: true,
             others_wait: false,
             retry_due: None,
@@ -143,6 +132,7 @@ impl Dispatcher {
         let mut canceled = false;
         self.wake_retries().await?;
         loop {
+            self.report(true);
             self.claim().await?;
             if self.running.is_empty() && self.retry_due.is_none() {
                 let state = self.environment.store.run_state(tenant, run).await?;
@@ -151,13 +141,17 @@ impl Dispatcher {
             }
             let woken = tokio::select! {
                 Some(done) = self.receiver.recv() => Woken::Done(Box::new(done)),
+                () = sleep_until(self.reports.due()) => Woken::ReportDue,
+                answer = self.reports.answer() => Woken::Answered(Box::new(answer)),
                 () = sleep_until(self.retry_due) => Woken::RetryDue,
                 () = cancel.cancelled(), if !canceled => Woken::CancelAsked,
                 beat = lease.beat() => beat.map_or(Woken::LeaseLost, Woken::Beat),
             };
             match woken {
-                Woken::Done(done) => {
-                    if let Some(state) = self.report(*done, true).await?.filter(|state| is_terminal(*state)) {
+                Woken::Done(done) => self.collect(*done),
+                Woken::ReportDue => {}
+                Woken::Answered(answer) => {
+                    if let Some(state) = self.settle(*answer)?.filter(|state| is_terminal(*state)) {
                         return Ok(state);
                     }
                 }
@@ -185,6 +179,7 @@ impl Dispatcher {
         let mut draining = Drain::No;
         let mut wake_ups = self.environment.store.wake_ups();
         loop {
+            self.report(matches!(draining, Drain::No));
             if matches!(draining, Drain::No) {
                 self.claim().await?;
             } else if self.running.is_empty() {
@@ -193,6 +188,8 @@ impl Dispatcher {
             let end = if let Drain::Until(end) = draining { Some(end) } else { None };
             let woken = tokio::select! {
                 Some(done) = self.receiver.recv() => Woken::Done(Box::new(done)),
+                () = sleep_until(self.reports.due()) => Woken::ReportDue,
+                answer = self.reports.answer() => Woken::Answered(Box::new(answer)),
                 () = sleep_until(self.retry_due) => Woken::RetryDue,
                 beat = lease.beat() => beat.map_or(Woken::LeaseLost, Woken::Beat),
                 Ok(()) = wake_ups.changed() => Woken::Ready,
@@ -201,8 +198,10 @@ impl Dispatcher {
                 () = sleep_until(end), if end.is_some() => Woken::DrainEnded,
             };
             match woken {
-                Woken::Done(done) => {
-                    self.report(*done, matches!(draining, Drain::No)).await?;
+                Woken::Done(done) => self.collect(*done),
+                Woken::ReportDue => {}
+                Woken::Answered(answer) => {
+                    self.settle(*answer)?;
                 }
                 Woken::RetryDue => self.wake_retries().await?,
                 Woken::Beat(beat) => self.heed(&beat).await,
@@ -238,7 +237,7 @@ impl Dispatcher {
     }
 
     fn free(&self) -> usize {
-        self.slots.saturating_sub(self.running.len())
+        self.slots.saturating_sub(self.running.len() + self.reports.promised())
     }
 
     fn request(&mut self, limit: usize) -> ClaimRequest {
@@ -291,69 +290,55 @@ impl Dispatcher {
         });
     }
 
-    /// Reports `first` and whatever finishes within the wait of a group commit; starts what the store
-    /// gave in return. Returns where the last reported run stands.
-    async fn report(&mut self, first: Done, may_claim: bool) -> Result<Option<RunState>, ExecutorError> {
-        let limit = self.group(first.elapsed);
-        let mut batch = vec![first];
-        while batch.len() < limit
-            && let Ok(done) = self.receiver.try_recv()
-        {
-            batch.push(done);
+    /// Takes a finish and whatever came with it.
+    fn collect(&mut self, first: Done) {
+        let mut done = vec![first];
+        while let Ok(other) = self.receiver.try_recv() {
+            done.push(other);
         }
-        // Whoever runs alone has nobody to wait for; nor has who brings a batch along.
-        if batch.len() == 1 && self.running.len() > 1 {
-            self.collect(&mut batch, limit).await;
-        }
-        let (mut finishes, mut times) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
-        for mut done in batch {
-            if let Some(running) = self.running.get_mut(&key_of(&done.finish)) {
-                running.is_done = true;
-                if running.is_handed_back {
-                    hand_over(&mut done.finish);
+        self.reports.add(done);
+    }
+
+    /// Sends what is to be reported to the store, with what it may give in return.
+    fn report(&mut self, may_claim: bool) {
+        while let Some(batch) = self.reports.take(self.running.len(), self.slots) {
+            let (mut finishes, mut times) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+            for mut done in batch {
+                if let Some(running) = self.running.get_mut(&key_of(&done.finish)) {
+                    running.is_done = true;
+                    if running.is_handed_back {
+                        hand_over(&mut done.finish);
+                    }
                 }
+                times.push(done.elapsed);
+                finishes.push(done.finish);
             }
-            times.push(done.elapsed);
-            finishes.push(done.finish);
+            let free = self.free();
+            let limit = free + finishes.len();
+            let next = may_claim.then(|| Next { request: self.request(limit), others_wait: self.others_wait });
+            self.reports.write((finishes, times), next, free);
         }
-        let limit = self.free() + finishes.len();
-        let next = may_claim.then(|| Next { request: self.request(limit), others_wait: self.others_wait });
-        let began = Instant::now();
-        let Finished { receipts, claims, left_ready } = self.finish(&finishes, next.as_ref()).await?;
+    }
+
+    /// Notes what the store made of a report, and starts what it gave in return. Returns where the last
+    /// reported run stands.
+    fn settle(&mut self, answer: Answer) -> Result<Option<RunState>, ExecutorError> {
+        let Answer { finishes, times, next, result, .. } = answer;
+        let Finished { receipts, claims, left_ready } = result?;
         let now = Instant::now();
-        self.reporting = now.duration_since(began);
         let mut state = None;
         for ((finish, receipt), elapsed) in finishes.iter().zip(receipts).zip(times) {
             self.running.remove(&key_of(finish));
             self.usage.add(&finish.identity.tenant, elapsed, now);
             state = self.note_receipt(finish, receipt, elapsed).or(state);
         }
-        let waited = self.others_wait;
-        self.others_wait = (waited && claims.len() == limit) || left_ready;
+        let got_all = next.is_some_and(|next| next.others_wait && claims.len() == next.request.limit);
+        self.others_wait = got_all || left_ready;
         self.may_claim |= self.others_wait;
         for claim in claims {
             self.start(claim);
         }
         Ok(state)
-    }
-
-    /// How many finishes are written together with one that took so long.
-    fn group(&self, elapsed: Duration) -> usize {
-        if elapsed < self.reporting * LONG {
-            return GROUP_COMMIT_ITEMS;
-        }
-        self.slots.div_ceil(PARTS).min(GROUP_COMMIT_ITEMS)
-    }
-
-    async fn collect(&mut self, batch: &mut Vec<Done>, limit: usize) {
-        let deadline = tokio::time::sleep(GROUP_COMMIT_WAIT);
-        tokio::pin!(deadline);
-        while batch.len() < limit.min(self.running.len()) {
-            tokio::select! {
-                Some(done) = self.receiver.recv() => batch.push(done),
-                () = &mut deadline => break,
-            }
-        }
     }
 
     fn note_receipt(&mut self, finish: &Finish, receipt: Receipt, elapsed: Duration) -> Option<RunState> {
@@ -371,20 +356,6 @@ impl Dispatcher {
                 tracing::warn!(%instance, run = %finish.identity.run, "a report came too late and was refused");
                 self.tell(Progress::Refused { instance });
                 None
-            }
-        }
-    }
-
-    /// Writes the finishes; while the database is away, tries again until the lease is lost, which whoever
-    /// called the dispatcher sees.
-    async fn finish(&self, finishes: &[Finish], next: Option<&Next>) -> Result<Finished, StoreError> {
-        loop {
-            match self.environment.store.finish(finishes, next).await {
-                Err(error) if error.is_unavailable() => {
-                    tracing::warn!(%error, "can not report finished attempts; trying again");
-                    tokio::time::sleep(self.environment.settings.lease_ttl / 20).await;
-                }
-                result => return result,
             }
         }
     }
@@ -414,7 +385,8 @@ impl Dispatcher {
     }
 
     /// What is held and not run here, by an answer to a question that was asked after that was known: the
-    /// first answer may be older than the end of an attempt that it names.
+    /// first answer may be older than the end of an attempt that it names, or newer than a claim whose
+    /// report has not been answered here.
     fn strays(&mut self, held: HashMap<AttemptKey, &HeldAttempt>, asked: Instant) -> Vec<HeldAttempt> {
         let mut known = HashMap::new();
         let mut strays = Vec::new();
@@ -423,7 +395,7 @@ impl Dispatcher {
                 continue;
             }
             let since = self.strays.remove(&(key.clone(), it.epoch)).unwrap_or_else(Instant::now);
-            if since < asked {
+            if since < asked && self.reports.all_began_after(since) {
                 strays.push(it.clone());
             }
             known.insert((key, it.epoch), since);
@@ -463,8 +435,10 @@ impl Dispatcher {
         }
     }
 
-    /// Ends every running attempt at once: another worker may hold what this one held.
-    pub(super) fn kill_all(&self) {
+    /// Ends every running attempt at once, and reports nothing more: another worker may hold what this one
+    /// held.
+    pub(super) fn kill_all(&mut self) {
+        self.reports.give_up();
         for running in self.running.values() {
             running.stop.kill.cancel();
         }

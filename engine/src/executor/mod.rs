@@ -13,6 +13,7 @@ mod inside;
 mod kin;
 mod log;
 mod memo;
+mod report;
 mod session;
 mod usage;
 

@@ -376,10 +376,11 @@ impl<'u, 'a> Advance<'u, 'a> {
             tx.dialect.lock("u")
         );
         let locked = tx.all("lock the runs", &sql, vec![param(named.clone())]).await?;
+        // No EXISTS: Postgres may answer many of them by one look at what is open anywhere.
         let some = |states: &str| {
             format!(
-                "EXISTS (SELECT 1 FROM task_instance t WHERE t.tenant = r.tenant AND t.run = r.run AND t.current \
-                 AND t.state IN ({states}))"
+                "COALESCE((SELECT TRUE FROM task_instance t WHERE t.tenant = r.tenant AND t.run = r.run AND t.current \
+                 AND t.state IN ({states}) LIMIT 1), FALSE)"
             )
         };
         let sql = format!(

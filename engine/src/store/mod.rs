@@ -135,6 +135,11 @@ impl Store {
         &self.url
     }
 
+    /// Whether transactions that write wait for one another, whatever they write.
+    pub fn has_one_writer(&self) -> bool {
+        self.dialect == Dialect::Sqlite
+    }
+
     /// Whether this process owns the database: every other session of it is dead.
     pub fn is_owned(&self) -> bool {
         self.owner.is_some()

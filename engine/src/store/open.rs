@@ -167,7 +167,13 @@ fn options(url: &str, mode: OpenMode, limit: Duration) -> Result<ConnectOptions,
             // A transaction whose client is silent for so long is over, and its locks with it. The second
             // one is for a client that is gone and could not say so.
             let limit = limit.as_millis().to_string();
-            options.options([("idle_in_transaction_session_timeout", &limit), ("tcp_user_timeout", &limit)])
+            // Every statement of ours has its index. A table that has grown since it was analyzed looks small,
+            // and a plan that reads all of it is kept; and a plan of milliseconds is not worth compiling.
+            let plans = ["enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"].map(|it| (it, "off"));
+            options
+                .options(plans)
+                .options([("random_page_cost", "0.01")])
+                .options([("idle_in_transaction_session_timeout", &limit), ("tcp_user_timeout", &limit)])
         })
         .map_sqlx_sqlite_opts(move |options| {
             options

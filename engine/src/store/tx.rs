@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use sea_orm::sqlx::sqlite::SqliteError;
 use sea_orm::{
-    ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, RuntimeErr, SqliteTransactionMode, Statement,
-    TransactionOptions, Value,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, RuntimeErr,
+    SqliteTransactionMode, Statement, TransactionOptions, Value,
 };
 use uuid::Uuid;
 
@@ -29,6 +29,10 @@ use crate::plan::Micros;
 
 /// Tries of one transaction; after eight conflicts in a row the caller has to know.
 const MAX_TRIES: u32 = 8;
+
+/// Commits of a process after which tables that nobody has analyzed yet are: a new database would keep the
+/// plans for empty tables until autovacuum comes by.
+const FRESH: u64 = 64;
 
 /// SQLSTATEs that say "again": serialization failure, deadlock, lock not available.
 const RETRYABLE: [&str; 3] = ["40001", "40P01", "55P03"];
@@ -232,7 +236,9 @@ impl Store {
         };
         match self.db.within(tx.inner.commit()).await.flatten() {
             Ok(()) => {
-                self.commits.fetch_add(1, Ordering::Relaxed);
+                if self.commits.fetch_add(1, Ordering::Relaxed) == FRESH && self.dialect == Dialect::Postgres {
+                    tokio::spawn(analyze(self.db.handle()));
+                }
                 Ok(output)
             }
             Err(source) if is_conflict(&source) => Err(Failed::Error(StoreError::Query { what: W::WHAT, source })),
@@ -299,6 +305,24 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+/// Has Postgres look at how many rows its tables have, where it never did.
+async fn analyze(db: DatabaseConnection) {
+    let sql = "SELECT relname FROM pg_class WHERE relkind = 'r' AND reltuples < 0 AND relnamespace = \
+               (SELECT oid FROM pg_namespace WHERE nspname = current_schema())";
+    let analyzed = async {
+        for row in read(&db, "look for tables that were never analyzed", sql, vec![]).await? {
+            let table: String = super::rows::get(&row, "relname")?;
+            db.execute_unprepared(&format!("ANALYZE \"{table}\""))
+                .await
+                .map_err(StoreError::query("analyze a table"))?;
+        }
+        Ok::<_, StoreError>(())
+    };
+    if let Err(error) = analyzed.await {
+        tracing::debug!(%error, "can not analyze the tables of a new database; autovacuum will");
     }
 }
 

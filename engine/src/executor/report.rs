@@ -1,0 +1,169 @@
+//! Reports of finished attempts, on their way to the store.
+//!
+//! Finishes that come within moments of each other are written together. On Postgres two such groups
+//! are written at once, each in a transaction of its own: while the database works on one, the other is
+//! planned. SQLite has one writer, and a group that waits for it might as well grow. Used by
+//! [`Dispatcher`](super::dispatch::Dispatcher) alone, which decides what a report may claim.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use crate::store::{Finish, Finished, Next, Store, StoreError};
+
+/// How long finishes are collected before they are written together.
+const WAIT: Duration = Duration::from_millis(2);
+/// How many finishes are written together at the most.
+const GROUP: usize = 256;
+/// Attempts that ran this many times longer than their report takes are worth a smaller group.
+const LONG: u32 = 4;
+/// Such groups are this part of the slots at the most. Slots that all come free together are all taken
+/// together, too, and who is ready just after waits for a whole task; in parts, they come free one after
+/// the other.
+const PARTS: usize = 4;
+/// Groups that are written at once where the database can.
+const LANES: usize = 2;
+
+/// A finished attempt.
+pub(super) struct Done {
+    pub(super) finish: Finish,
+    pub(super) elapsed: Duration,
+}
+
+/// See the module.
+pub(super) struct Reports {
+    store: Arc<Store>,
+    /// How long to wait before a database is asked again that is away.
+    again: Duration,
+    lanes: usize,
+    waiting: Vec<Done>,
+    /// When what waits is written, if nothing else makes it be written before.
+    due: Option<tokio::time::Instant>,
+    flights: HashMap<u64, Flight>,
+    answers: JoinSet<Answer>,
+    launched: u64,
+    /// How long the last one took.
+    took: Duration,
+}
+
+/// A group that is being written.
+struct Flight {
+    began: Instant,
+    finishes: usize,
+    /// Slots that were free, and that it may fill.
+    promised: usize,
+}
+
+/// What the store made of a group.
+pub(super) struct Answer {
+    pub(super) finishes: Vec<Finish>,
+    pub(super) times: Vec<Duration>,
+    /// What was asked for beside it.
+    pub(super) next: Option<Next>,
+    pub(super) result: Result<Finished, StoreError>,
+    flight: u64,
+}
+
+impl Reports {
+    pub(super) fn new(store: Arc<Store>, again: Duration) -> Self {
+        Self {
+            lanes: if store.has_one_writer() { 1 } else { LANES },
+            store,
+            again,
+            waiting: Vec::new(),
+            due: None,
+            flights: HashMap::new(),
+            answers: JoinSet::new(),
+            launched: 0,
+            took: Duration::ZERO,
+        }
+    }
+
+    /// Takes finishes that came together. Who brings others along does not wait for more, unless the
+    /// database has something to do already.
+    pub(super) fn add(&mut self, done: Vec<Done>) {
+        let wait = if done.len() > 1 && self.flights.is_empty() { Duration::ZERO } else { WAIT };
+        self.due.get_or_insert_with(|| tokio::time::Instant::now() + wait);
+        self.waiting.extend(done);
+    }
+
+    /// When [`take`](Self::take) gives a group that it does not give now.
+    pub(super) fn due(&self) -> Option<tokio::time::Instant> {
+        self.due.filter(|_| self.flights.len() < self.lanes)
+    }
+
+    /// The next group to be written, if it is time: all that wait, or as many as a group has. `running`
+    /// attempts have not been reported, those that wait here among them; whoever is the last of them
+    /// has nobody to wait for.
+    pub(super) fn take(&mut self, running: usize, slots: usize) -> Option<Vec<Done>> {
+        let due = self.due()?;
+        let unwritten = running.saturating_sub(self.flights.values().map(|it| it.finishes).sum());
+        let group = self.group(slots);
+        if self.waiting.len() < group.min(unwritten) && tokio::time::Instant::now() < due {
+            return None;
+        }
+        let batch: Vec<Done> = self.waiting.drain(..group.min(self.waiting.len())).collect();
+        // What is left has waited already.
+        self.due = (!self.waiting.is_empty()).then_some(due);
+        Some(batch)
+    }
+
+    fn group(&self, slots: usize) -> usize {
+        let is_long = self.waiting.first().is_some_and(|done| done.elapsed >= self.took * LONG);
+        if is_long { slots.div_ceil(PARTS).min(GROUP) } else { GROUP }
+    }
+
+    /// Writes a group; while the database is away, again and again until the lease is lost, which whoever
+    /// called the dispatcher sees. `free` slots are in what `next` asks for.
+    pub(super) fn write(&mut self, (finishes, times): (Vec<Finish>, Vec<Duration>), next: Option<Next>, free: usize) {
+        self.launched += 1;
+        let promised = if next.is_some() { free } else { 0 };
+        let (flight, began) = (self.launched, Instant::now());
+        self.flights.insert(flight, Flight { began, finishes: finishes.len(), promised });
+        let (store, again) = (Arc::clone(&self.store), self.again);
+        self.answers.spawn(async move {
+            let result = loop {
+                match store.finish(&finishes, next.as_ref()).await {
+                    Err(error) if error.is_unavailable() => {
+                        tracing::warn!(%error, "can not report finished attempts; trying again");
+                        tokio::time::sleep(again).await;
+                    }
+                    result => break result,
+                }
+            };
+            Answer { finishes, times, next, result, flight }
+        });
+    }
+
+    /// The next answer of the store; none as long as nothing is being written.
+    pub(super) async fn answer(&mut self) -> Answer {
+        match self.answers.join_next().await {
+            Some(Ok(answer)) => {
+                if let Some(flight) = self.flights.remove(&answer.flight) {
+                    self.took = flight.began.elapsed();
+                }
+                answer
+            }
+            Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // Only the end of this value stops a task.
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Stops writing, whatever becomes of it: what is not committed is rolled back.
+    pub(super) fn give_up(&mut self) {
+        self.answers.abort_all();
+    }
+
+    /// Slots that groups being written may fill.
+    pub(super) fn promised(&self) -> usize {
+        self.flights.values().map(|it| it.promised).sum()
+    }
+
+    /// Whether what was known of claims at `moment` can not be of a group that is being written.
+    pub(super) fn all_began_after(&self, moment: Instant) -> bool {
+        self.flights.values().all(|it| it.began > moment)
+    }
+}
