@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::json::to_json;
 use super::policy::{self, Policies};
 use super::read::{Node, Section, Sink, brief, wrong_type};
-use super::{Diagnostic, Isolation, Overlap, ParamSpec, TriggerRule, limits, params, schedule_shape, suggest};
+use super::{Diagnostic, Isolation, Overlap, ParamSpec, TriggerRule, limits, params, schedule_shape, secrets, suggest};
 use crate::id::{DagId, IdError, TaskId};
 
 /// A DAG as written.
@@ -277,6 +277,9 @@ fn read_matrix(section: &Section<'_, '_>, sink: &mut Sink<'_>) -> Matrix {
             continue;
         };
         let values = items.iter().map(|item| to_json(&path, item, sink)).collect::<Vec<_>>();
+        for (value, item) in values.iter().zip(items) {
+            secrets::refuse((value, item), (&path, 0), sink);
+        }
         if let Err(error) = TaskId::parse(key.get_ref()) {
             sink.push(
                 Diagnostic::error("dag::bad_id", key.span(), format!("{:?} can not name an axis", error.text))

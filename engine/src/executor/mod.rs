@@ -13,6 +13,7 @@ mod inside;
 mod kin;
 mod log;
 mod memo;
+mod secrets;
 mod session;
 mod usage;
 
@@ -36,6 +37,7 @@ pub use inside::{AttemptError, run_attempt};
 
 use self::attempt::Environment;
 use self::dispatch::Dispatcher;
+use self::secrets::Secrets;
 use self::session::Lease;
 
 /// What an executor works with.
@@ -112,7 +114,8 @@ pub enum ExecutorError {
 impl Executor {
     /// An executor for this process.
     pub fn new(store: Arc<Store>, artifacts: Arc<ArtifactStore>, kinds: Kinds, settings: Settings) -> Self {
-        Self { environment: Arc::new(Environment { store, artifacts, kinds, settings }) }
+        let secrets = Secrets::new(settings.attempts.secrets.clone());
+        Self { environment: Arc::new(Environment { store, artifacts, kinds, settings, secrets }) }
     }
 
     /// Executes a run here, until it has ended. A `cancel` that fires is made durable first, then
