@@ -48,8 +48,7 @@ pub const MAY_IMPORT: [(&str, &[&str]); 20] = [
 ];
 
 /// No async, no I/O, no clock, no randomness, no globals.
-const PURE: [&str; 10] =
-    ["id", "dag", "schedule", "run", "plan", "template", "tenant", "registry", "secret", "drill"];
+const PURE: [&str; 10] = ["id", "dag", "schedule", "run", "plan", "template", "tenant", "registry", "secret", "drill"];
 
 /// What would break that, and may stand in no line of a pure module.
 const IMPURE: [&str; 14] = [
