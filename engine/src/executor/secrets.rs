@@ -4,7 +4,7 @@
 //! secret, never whose. A value comes from `<folder>/<tenant>/<name>`, or else from a variable of the worker. What is
 //! wrong with one secret is the outcome of one attempt; a folder that does not answer delays nobody else.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -19,6 +19,7 @@ use super::failed;
 use crate::dag::{KindCatalog, SecretReference, Task, put_secret, secret_references};
 use crate::id::{DRILL_PREFIX, SecretName, TenantId};
 use crate::plan::FailureKind;
+use crate::registry::RegistryChange;
 use crate::secret::{Redactor, SecretText, TOTAL_LIMIT};
 use crate::store::Outcome;
 use crate::task::ErrorClass;
@@ -70,7 +71,8 @@ pub(super) async fn resolve(
         return Ok(Resolved { with, ..Resolved::default() });
     }
     let (shared, tenant) = (Arc::clone(environment), tenant.clone());
-    let looked = tokio::task::spawn_blocking(move || shared.secrets.find(&tenant, references));
+    let find = move || shared.secrets.find(&tenant, references).map(|found| fill_in(with, &found));
+    let looked = tokio::task::spawn_blocking(find);
     let found = match tokio::time::timeout(PATIENCE, looked).await {
         Ok(Ok(found)) => found,
         Ok(Err(error)) => Err(Refused::passing(format!("the secrets were not looked up: {error}"))),
@@ -78,40 +80,47 @@ pub(super) async fn resolve(
             Err(Refused::passing(format!("the folder of the secrets did not answer within {} s", PATIENCE.as_secs())))
         }
     };
-    found.map(|found| fill_in(with, &found)).map_err(|refused| {
+    found.map_err(|refused| {
         let kind = if refused.is_passing { FailureKind::Transient } else { FailureKind::Permanent };
         failed(kind, ErrorClass::System, refused.message)
     })
 }
 
 fn fill_in(mut with: Value, found: &[(SecretReference, SecretText)]) -> Resolved {
-    let mut values: Vec<SecretText> = Vec::new();
+    let mut values: HashMap<&SecretName, SecretText> = HashMap::new();
     for (reference, value) in found {
         put_secret(&mut with, &reference.path, value.expose());
-        if !values.contains(value) {
-            values.push(value.clone());
-        }
+        values.insert(&reference.name, value.clone());
     }
+    let values: Vec<SecretText> = values.into_values().collect();
     Resolved { with, redactor: Redactor::new(&values), values }
 }
 
-/// What an attempt reports, without its secrets.
+/// What an attempt reports, without its secrets. Names and keys are the engine's own, and stay as they are.
 pub(super) fn redacted(outcome: Outcome, redactor: &Redactor) -> Outcome {
     match outcome {
-        Outcome::Succeeded { outputs, registry } if !registry.is_empty() => {
-            let hidden = serde_json::to_value(&registry).map(|changes| redactor.value(changes));
-            match hidden.and_then(serde_json::from_value) {
-                Ok(registry) => Outcome::Succeeded { outputs: redactor.value(outputs), registry },
-                Err(_) => {
-                    let message = "a name that the task gave to the model registry holds a secret".to_owned();
-                    failed(FailureKind::Permanent, ErrorClass::System, message)
-                }
-            }
+        Outcome::Succeeded { outputs, registry } => {
+            let registry = registry.into_iter().map(|change| redacted_change(change, redactor)).collect();
+            Outcome::Succeeded { outputs: redactor.value(outputs), registry }
         }
-        Outcome::Succeeded { outputs, registry } => Outcome::Succeeded { outputs: redactor.value(outputs), registry },
         Outcome::Failed { kind, class, message } => {
             Outcome::Failed { kind, class, message: redactor.text(&message).into_owned() }
         }
+    }
+}
+
+fn redacted_change(change: RegistryChange, redactor: &Redactor) -> RegistryChange {
+    match change {
+        RegistryChange::Register { name, artifact, metadata } => {
+            RegistryChange::Register { name, artifact, metadata: redactor.value(metadata) }
+        }
+        RegistryChange::Decide { name, promoted, reason, decision } => RegistryChange::Decide {
+            name,
+            promoted,
+            reason: redactor.text(&reason).into_owned(),
+            decision: redactor.value(decision),
+        },
+        promote @ RegistryChange::Promote { .. } => promote,
     }
 }
 
@@ -127,15 +136,17 @@ impl Secrets {
         references: Vec<SecretReference>,
     ) -> Result<Vec<(SecretReference, SecretText)>, Refused> {
         let (mut found, mut wrong, mut total) = (Vec::new(), Vec::new(), 0);
-        let mut asked: Vec<(SecretName, Option<SecretText>)> = Vec::new();
+        let mut asked: HashMap<SecretName, Option<SecretText>> = HashMap::new();
         for reference in references {
-            let known = asked.iter().find(|(name, _)| *name == reference.name).map(|(_, value)| value.clone());
-            let value = known.unwrap_or_else(|| {
-                let value = self.one(tenant, &reference.name).map_err(|refused| wrong.push(refused)).ok();
-                total += value.as_ref().map_or(0, |value| value.expose().len());
-                asked.push((reference.name.clone(), value.clone()));
-                value
-            });
+            let value = match asked.get(&reference.name) {
+                Some(value) => value.clone(),
+                None => {
+                    let value = self.one(tenant, &reference.name).map_err(|refused| wrong.push(refused)).ok();
+                    total += value.as_ref().map_or(0, |value| value.expose().len());
+                    asked.insert(reference.name.clone(), value.clone());
+                    value
+                }
+            };
             found.extend(value.map(|value| (reference, value)));
         }
         if total > TOTAL_LIMIT {
@@ -248,6 +259,11 @@ fn read(path: &Path) -> Result<String, Refused> {
     let mut bytes = Vec::new();
     // With room for a line's end, and for one byte too many.
     file.take(LIMIT + 3).read_to_end(&mut bytes).map_err(|error| passing(&error))?;
+    let too_large = || Refused::for_good(format!("the secret's file {} is larger than {LIMIT} bytes", path.display()));
+    // Not by what the end of the reading leaves of a character.
+    if bytes.len() as u64 > LIMIT + 2 {
+        return Err(too_large());
+    }
     let mut text = String::from_utf8(bytes).map_err(|_| {
         Refused::for_good(format!("the secret's file {} is not UTF-8; a secret is text", path.display()))
     })?;
@@ -255,8 +271,7 @@ fn read(path: &Path) -> Result<String, Refused> {
         text.truncate(text.len() - if text.ends_with("\r\n") { 2 } else { 1 });
     }
     if text.len() as u64 > LIMIT {
-        let message = format!("the secret's file {} is larger than {LIMIT} bytes", path.display());
-        return Err(Refused::for_good(message));
+        return Err(too_large());
     }
     Ok(text)
 }
@@ -315,6 +330,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::id::ModelName;
 
     fn tenant(id: &str) -> TenantId {
         TenantId::parse(id).expect("an id")
@@ -432,6 +448,26 @@ mod tests {
             message.contains("drill-other/token") && message.contains("a drill's secrets are its own"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn what_is_reported_is_without_it_and_keys_stay() {
+        let redactor = Redactor::new(&[SecretText::new("acme-token".into())]);
+        let model = ModelName::parse("demand").expect("a name");
+        let decide = |text: &str| RegistryChange::Decide {
+            name: model.clone(),
+            promoted: false,
+            reason: format!("no: {text}"),
+            decision: json!({"why": [text]}),
+        };
+        let promote = RegistryChange::Promote { name: model.clone(), expected: Some(1) };
+        let registry = vec![decide("acme-token"), promote.clone()];
+        let outcome = Outcome::Succeeded { outputs: json!({"a": "<acme-token>"}), registry };
+        let Outcome::Succeeded { outputs, registry } = redacted(outcome, &redactor) else { panic!("it succeeded") };
+        assert_eq!((outputs, registry), (json!({"a": "<***>"}), vec![decide("***"), promote]));
+        let outcome = failed(FailureKind::Transient, ErrorClass::Model, "acme-token!".into());
+        let Outcome::Failed { message, .. } = redacted(outcome, &redactor) else { panic!("it failed") };
+        assert_eq!(message, "***!");
     }
 
     #[test]
