@@ -113,6 +113,10 @@ text_id!(
     ModelName, "model name", SLUG_RULE, is_slug
 );
 text_id!(
+    /// Names a secret of a tenant.
+    SecretName, "secret name", SLUG_RULE, is_slug
+);
+text_id!(
     /// Names an output of a task, with its extension: `panel.parquet`.
     ArtifactName, "artifact name",
     "use [a-z0-9][a-z0-9_.-]{0,127} without two dots in a row", is_artifact_name

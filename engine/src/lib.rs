@@ -18,6 +18,7 @@ pub mod replay;
 pub mod run;
 pub mod schedule;
 pub mod scheduler;
+pub mod secret;
 pub mod store;
 pub mod task;
 pub mod template;

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use crate::dag::json::{self, to_json};
 use crate::dag::lints::secrets_in;
 use crate::dag::read::{self, Section, Sink};
+use crate::dag::secrets::refuse;
 use crate::dag::{Diagnostic, Diagnostics, spec};
 use crate::id::{DagId, TenantId};
 
@@ -142,6 +143,7 @@ fn code(code: &'static str) -> &'static str {
         "dag::out_of_range" => "tenant::out_of_range",
         "dag::bad_value" => "tenant::bad_value",
         "dag::bad_id" => "tenant::bad_id",
+        "dag::secret_not_here" => "tenant::secret_not_here",
         "dag::id_differs" => "tenant::id_differs",
         "dag::nul" => "tenant::nul",
         "dag::bad_duration" => "tenant::bad_duration",
@@ -231,9 +233,13 @@ fn read_parameters(root: &Section<'_, '_>, sink: &mut Sink<'_>) -> Map<String, V
         sink.push(
             Diagnostic::warning("lint::plain_secret", json::span_at(node, &pointer), message)
                 .label("a secret in plain sight")
-                .help("parameters are stored with every run: keep the secret out of them"),
+                .help(
+                    "parameters are stored with every run: let the DAG refer to it, { secret = \"name\" } in a task's \
+                     `with`; each tenant has a value of its own",
+                ),
         );
     }
+    refuse((&value, node), ("parameters", 1), sink);
     value.as_object().cloned().unwrap_or_default()
 }
 
@@ -247,6 +253,8 @@ fn read_dags(root: &Section<'_, '_>, sink: &mut Sink<'_>) -> IndexMap<DagId, Val
             Ok(id) => {
                 if Section::of(section.path(id.as_str()), key.span(), node, sink).is_some() {
                     let value = to_json(&section.path(id.as_str()), node, sink);
+                    // `params` is a table of names.
+                    refuse((&value, node), (&section.path(id.as_str()), 2), sink);
                     dags.insert(id, value);
                 }
             }
@@ -307,6 +315,8 @@ mod tests {
             ("horizon = 14", "id = 14", "tenant::reserved"),
             ("horizon = 14", "horizon = \"a\\u0000\"", "tenant::nul"),
             ("horizon = 14", "api_key = \"abc\"", "lint::plain_secret"),
+            ("horizon = 14", "api = { key = { secret = \"a\" } }", "tenant::secret_not_here"),
+            ("horizon = 7 }", "horizon = { secret = \"a\" } }", "tenant::secret_not_here"),
             ("horizon = 14", "horizon = ", "tenant::syntax"),
             ("[dags.other]", "[dags.\"../x\"]", "tenant::bad_id"),
             ("[dags.other]\nparams", "[dags]\nother", "tenant::wrong_type"),

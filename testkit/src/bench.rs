@@ -28,6 +28,7 @@ use engine::id::{
     ArtifactName, AttemptNumber, DagId, Epoch, Generation, InstanceId, ModelName, RunId, TaskId, TenantId,
 };
 use engine::registry::{ModelRegistry, ModelVersion, RegistryError};
+use engine::secret::{Redactor, SecretText};
 use engine::task::{
     AttemptIdentity, AttemptLog, Input, Kinds, LogStream, RunFacts, Task, TaskContext, TaskContextParts, TaskError,
     TaskOutput,
@@ -50,6 +51,7 @@ pub struct TaskBench {
     seed: u64,
     epoch: AtomicI64,
     cancel: CancellationToken,
+    redactor: Redactor,
     log: Mutex<Arc<Recorder>>,
 }
 
@@ -76,6 +78,7 @@ impl TaskBench {
             seed: 1,
             epoch: AtomicI64::new(0),
             cancel: CancellationToken::new(),
+            redactor: Redactor::default(),
             log: Mutex::default(),
         }
     }
@@ -104,6 +107,12 @@ impl TaskBench {
     /// Sets the run's resolved parameters (an object).
     pub fn params(&mut self, params: Value) -> &mut Self {
         self.params = params;
+        self
+    }
+
+    /// Names a value that the tasks' own words have to be without; the bench's log is as it came.
+    pub fn secret(&mut self, value: &str) -> &mut Self {
+        self.redactor = Redactor::new(&[SecretText::new(value.to_owned())]);
         self
     }
 
@@ -187,6 +196,7 @@ impl TaskBench {
             artifacts: Arc::clone(&self.artifacts),
             registry: Arc::new(Registry(self.models.clone())),
             log,
+            redactor: self.redactor.clone(),
             cancel: self.cancel.clone(),
             skews: Vec::new(),
         })

@@ -39,5 +39,6 @@ pub(super) fn settings(config: &Config) -> AttemptSettings {
             oom_score_adj: attempts.oom_score_adj,
         },
         log_bytes: attempts.log_mb << 20,
+        secrets: (!config.secrets.folder.as_os_str().is_empty()).then(|| config.secrets.folder.clone()),
     }
 }

@@ -13,3 +13,4 @@ mod people;
 mod replay;
 mod resume;
 mod schedule;
+mod secrets;

@@ -42,6 +42,9 @@ const OF_A_TASK: [&str; 17] = [
     "MARK",
 ];
 
+/// What variables that hold tenants' secrets begin with, behind the prefix: look-ups of the executor read them.
+const SECRETS: &str = "SECRET__";
+
 /// 1 TiB, in MiB: beyond that, a figure is a slip.
 const MOST: u64 = 1 << 20;
 
@@ -60,6 +63,8 @@ pub struct Config {
     pub executor: ExecutorConfig,
     /// What an attempt may use and say.
     pub attempts: AttemptsConfig,
+    /// Where the secrets of tenants are.
+    pub secrets: SecretsConfig,
     /// What time causes, and how often it is looked at.
     pub scheduler: SchedulerConfig,
     /// How long what has ended is kept, where a tenant's file does not say.
@@ -124,6 +129,14 @@ pub struct AttemptsConfig {
     pub oom_score_adj: u16,
     /// MiB that an attempt's log may weigh.
     pub log_mb: u64,
+}
+
+/// `[secrets]`
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SecretsConfig {
+    /// The folder with a folder per tenant, in which each secret is a file; empty = none.
+    pub folder: PathBuf,
 }
 
 /// `[retention]`
@@ -383,7 +396,7 @@ fn override_key(table: &mut Table, name: &str, text: &str) -> Result<(), ConfigE
     if NOT_KEYS.contains(&name) || rest.starts_with("TEST_") || rest.starts_with("UPDATE_") {
         return Ok(());
     }
-    if OF_A_TASK.contains(&rest) || rest.starts_with("PARAM_") {
+    if OF_A_TASK.contains(&rest) || rest.starts_with("PARAM_") || rest.starts_with(SECRETS) {
         return Ok(());
     }
     let lower = rest.to_ascii_lowercase();
@@ -437,11 +450,14 @@ mod tests {
             &[
                 ("HEADWORKS_STORE_URL", "postgres://db/hw"),
                 ("HEADWORKS_EXECUTOR_LEASE_TTL_SECONDS", "2.5"),
+                ("HEADWORKS_SECRETS_FOLDER", "/run/secrets"),
+                ("HEADWORKS_SECRET__ACME__TOKEN", "no key of the configuration"),
                 ("PATH", "/bin"),
             ],
         )
         .expect("valid");
         assert_eq!(config.store.url, "postgres://db/hw");
+        assert_eq!(config.secrets.folder, Path::new("/run/secrets"));
         assert_eq!((config.executor.slots, config.executor.lease_ttl_seconds), (3, 2.5));
     }
 
@@ -451,6 +467,8 @@ mod tests {
         assert!(std::error::Error::source(&error).is_some_and(|source| source.to_string().contains("urk")));
         let error = load("", &[("HEADWORKS_STORE_URK", "x")]).expect_err("an unknown variable");
         assert!(error.to_string().contains("HEADWORKS_STORE_URL"), "{error}");
+        let error = load("", &[("HEADWORKS_SECRET_ACME_TOKEN", "hunter2")]).expect_err("one underscore is missing");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
         let error = load("", &[("HEADWORKS_EXECUTOR_SLOTS", "many")]).expect_err("no number");
         assert!(error.to_string().contains("many"), "{error}");
         for wrong in ["-1.0", "nan", "0.0", "1e9"] {

@@ -35,6 +35,8 @@ pub struct KindInfo {
     /// Parameters that name a document of the project, and the folder below `dags/` where it is:
     /// `("contract", "contracts")`. The document's text is pinned when a run is made.
     pub documents: &'static [(&'static str, &'static str)],
+    /// Places in `with` that may hold a reference to a secret; see [`crate::task::Task::SECRETS`].
+    pub secrets: &'static [&'static str],
     /// Whether it talks to something that can fail for a while (a lint asks for retries).
     pub does_io: bool,
     /// Where its attempts run unless the DAG says otherwise.
@@ -104,6 +106,7 @@ impl AnyKind {
             inputs: |_| Vec::new(),
             outputs: |_| Vec::new(),
             documents: &[],
+            secrets: &[],
             does_io: false,
             isolation: Isolation::Inline,
             depends_on: DependsOn::Inputs,

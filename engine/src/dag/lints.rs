@@ -107,7 +107,10 @@ pub(crate) fn plain_secrets(task: &TaskSpec<'_, '_>, sink: &mut Sink<'_>) {
         sink.push(
             Diagnostic::warning("lint::plain_secret", span, format!("{}.with.{place} looks like a secret", task.name))
                 .label("a secret in plain sight")
-                .help("this file is stored with every run: keep the secret out of it, where only the worker reads it"),
+                .help(
+                    "this file is stored with every run: write { secret = \"name\" } where the task's kind takes one, \
+                     and keep the value where only the worker reads it (docs/secrets.md)",
+                ),
         );
     }
 }

@@ -21,6 +21,7 @@ mod references;
 mod schedule_shape;
 
 mod schema;
+pub(crate) mod secrets;
 pub mod show;
 pub(crate) mod spec;
 mod suggest;
@@ -42,6 +43,7 @@ pub use kind::{DependsOn, InputSpec, KindCatalog, KindInfo, OutputSpec, ParamPro
 pub use limits::{MAX_DEPTH, MAX_EDGES, MAX_MATRIX_ELEMENTS, MAX_SOURCE_BYTES, MAX_TASKS};
 pub use lower::{lower, lower_bytes};
 pub use schedule_shape::Arrival;
+pub use secrets::{SecretReference, put_secret, secret_references};
 pub use trigger::{TriggerRule, UpstreamCounts, Verdict};
 
 use crate::id::{ArtifactName, DagId, Digest, TaskId};

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::json::to_json;
 use super::read::{Section, Sink, brief};
-use super::{Dag, Diagnostic, ParamProblem, ParamSpec, schema, suggest};
+use super::{Dag, Diagnostic, ParamProblem, ParamSpec, schema, secrets, suggest};
 use crate::id::TaskId;
 
 const TYPES: [&str; 6] = ["string", "integer", "number", "boolean", "array", "object"];
@@ -44,6 +44,7 @@ fn read_one(section: &Section<'_, '_>, sink: &mut Sink<'_>) -> ParamSpec {
     let schema = Value::Object(declared);
     let default = section.get("default").map(|node| to_json(&section.path("default"), node, sink));
     if let (Some(value), Some(node)) = (&default, section.get("default")) {
+        secrets::refuse((value, node), (&section.path("default"), 0), sink);
         for misfit in schema::judge(&schema, value) {
             let message = format!("{} {}", section.path("default"), misfit.message);
             sink.push(

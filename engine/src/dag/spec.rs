@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::json::to_json;
 use super::policy::{self, Policies};
 use super::read::{Node, Section, Sink, brief, wrong_type};
-use super::{Diagnostic, Isolation, Overlap, ParamSpec, TriggerRule, limits, params, schedule_shape, suggest};
+use super::{Diagnostic, Isolation, Overlap, ParamSpec, TriggerRule, limits, params, schedule_shape, secrets, suggest};
 use crate::id::{DagId, IdError, TaskId};
 
 /// A DAG as written.
@@ -221,9 +221,8 @@ fn read_task<'t, 'i>(
 ) -> TaskSpec<'t, 'i> {
     section.allow(&TASK_KEYS, sink);
     let id = TaskId::parse(name).map_err(|error| bad_id(&error, section.span.clone(), sink)).ok();
-    let kind = section
-        .require("kind", "add kind = \"...\"; `headworks schema` lists the kinds", sink)
-        .and_then(|_| section.text("kind", sink));
+    let kind =
+        section.require("kind", "add a kind, such as kind = \"train\"", sink).and_then(|_| section.text("kind", sink));
     TaskSpec {
         name,
         id,
@@ -277,6 +276,9 @@ fn read_matrix(section: &Section<'_, '_>, sink: &mut Sink<'_>) -> Matrix {
             continue;
         };
         let values = items.iter().map(|item| to_json(&path, item, sink)).collect::<Vec<_>>();
+        for (value, item) in values.iter().zip(items) {
+            secrets::refuse((value, item), (&path, 0), sink);
+        }
         if let Err(error) = TaskId::parse(key.get_ref()) {
             sink.push(
                 Diagnostic::error("dag::bad_id", key.span(), format!("{:?} can not name an axis", error.text))

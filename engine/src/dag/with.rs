@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::read::{Sink, brief};
 use super::schema::{self, Misfit, MisfitKind};
+use super::secrets;
 use super::spec::{DagSpec, TaskSpec};
 use super::{Diagnostic, KindInfo, ParamProblem};
 use crate::template::{self, Scope};
@@ -21,11 +22,13 @@ const ELEMENTS_TRIED: usize = 100;
 pub(crate) fn check(spec: &DagSpec<'_, '_>, task: &TaskSpec<'_, '_>, kind: &KindInfo, sink: &mut Sink<'_>) {
     let mut told = HashSet::new();
     let mut scope = Scope { params: defaults(spec), ..Scope::default() };
-    let tried = if has_template(&task.with.value) { task.matrix.elements.clamp(1, ELEMENTS_TRIED) } else { 1 };
+    let (given, refused) = secrets::check(task, kind, sink);
+    let tried = if has_template(&given) { task.matrix.elements.clamp(1, ELEMENTS_TRIED) } else { 1 };
     for number in 0..tried {
         scope.matrix = Value::Object(task.matrix.element(number).into_iter().collect());
-        let with = fill_in(&task.with.value, &scope);
-        let misfits = schema::judge_templated(&kind.params, &with);
+        let with = fill_in(&given, &scope);
+        let mut misfits = schema::judge_templated(&kind.params, &with);
+        misfits.retain(|misfit| !secrets::is_below(&refused, &misfit.path));
         let problems = if misfits.is_empty() && !has_template(&with) { (kind.check)(&with) } else { Vec::new() };
         for misfit in misfits {
             if told.insert((misfit.path.clone(), misfit.message.clone())) {
@@ -70,14 +73,6 @@ fn has_template(value: &Value) -> bool {
 
 fn note_misfit(task: &TaskSpec<'_, '_>, misfit: Misfit, sink: &mut Sink<'_>) {
     let place = place(task, &misfit.path);
-    if is_secret(task, &misfit.path) {
-        sink.push(
-            Diagnostic::error("dag::not_yet", task.with.span_at(&misfit.path), format!("{place} refers to a secret"))
-                .label("secrets are not resolved yet")
-                .help("secrets come with a later version; until then let the program read it from a file of its own"),
-        );
-        return;
-    }
     let diagnostic = match misfit.kind {
         MisfitKind::UnknownKey => {
             let message = format!("{place} is no parameter of this kind");
@@ -114,13 +109,4 @@ fn place(task: &TaskSpec<'_, '_>, path: &[String]) -> String {
         place.push_str(&brief(step));
     }
     place
-}
-
-fn is_secret(task: &TaskSpec<'_, '_>, path: &[String]) -> bool {
-    let value = path.iter().try_fold(&task.with.value, |value, step| match value {
-        Value::Object(entries) => entries.get(step),
-        Value::Array(items) => step.parse::<usize>().ok().and_then(|index| items.get(index)),
-        _ => None,
-    });
-    value.and_then(Value::as_object).is_some_and(|entries| entries.len() == 1 && entries.contains_key("secret"))
 }

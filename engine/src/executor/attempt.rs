@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::child::{self, Child};
 use super::handover::{Spec, VERSION};
 use super::log::{Log, LogSender};
+use super::secrets::{self, Resolved, Secrets};
 use super::{Settings, failed, fault, memo};
 use crate::artifact::{ArtifactRef, ArtifactStore};
 use crate::dag::Isolation;
@@ -33,6 +34,7 @@ pub(super) struct Environment {
     pub(super) artifacts: Arc<ArtifactStore>,
     pub(super) kinds: Kinds,
     pub(super) settings: Settings,
+    pub(super) secrets: Secrets,
 }
 
 /// Runs a claimed attempt to its report.
@@ -171,14 +173,16 @@ async fn begin(environment: &Arc<Environment>, claim: &Claim, cancel: &Cancellat
         Some((memo, Some(hit))) => return Ok(Start::Memoized(Box::new((hit, work.inputs, memo)))),
         other => other.map(|(memo, _)| memo),
     };
+    let resolved = secrets::resolve(environment, (&claim.identity.tenant, task), with).await?;
     // Whichever comes first: the limit of an attempt, or what is left of the limit over all of them.
     let left = claim.end_by.map(|by| Duration::from_micros(u64::try_from(by - environment.store.now()).unwrap_or(0)));
     let limit = task.timeouts.attempt.into_iter().chain(left).min();
     let scratch = Scratch(environment.settings.scratch_root.join(format!("attempt-{}", Uuid::new_v4())));
     let inputs = work.inputs.clone();
     let prefix = claim.identity.key_prefix();
-    let log = Log::open(&environment.artifacts, prefix, environment.settings.attempts.log_bytes);
-    let started = (kind, with);
+    let redactor = resolved.redactor.clone();
+    let log = Log::open(&environment.artifacts, prefix, environment.settings.attempts.log_bytes, redactor);
+    let started = (kind, resolved);
     let running = match isolation {
         Isolation::Inline => Running::Inline(inline(environment, work, started, &scratch.0, (cancel, &log))),
         Isolation::Process => Running::Process(process(environment, work, started, &scratch.0, &log.sender())?),
@@ -197,7 +201,7 @@ fn permanent(message: String) -> Outcome {
 fn inline(
     environment: &Arc<Environment>,
     work: Work,
-    (kind, with): (String, Value),
+    (kind, resolved): (String, Resolved),
     scratch: &Path,
     (cancel, log): (&CancellationToken, &Log),
 ) -> Inline {
@@ -215,6 +219,7 @@ fn inline(
         artifacts,
         registry: Arc::new(TenantRegistry::new(Arc::clone(&environment.store), tenant, work.registry_at)),
         log: log.sender(),
+        redactor: resolved.redactor,
         cancel: cancel.clone(),
         skews: fault::skews(&work.faults),
     }));
@@ -224,7 +229,7 @@ fn inline(
         if hangs {
             std::future::pending::<()>().await;
         }
-        kinds.run(&kind, &shared, with).await
+        kinds.run(&kind, &shared, resolved.with).await
     });
     Inline { context, handle }
 }
@@ -232,12 +237,12 @@ fn inline(
 fn process(
     environment: &Arc<Environment>,
     work: Work,
-    (kind, with): (String, Value),
+    (kind, resolved): (String, Resolved),
     folder: &Path,
     log: &Arc<LogSender>,
 ) -> Result<Child, Outcome> {
     let settings = &environment.settings.attempts;
-    let asked = environment.kinds.variables(&kind, &with);
+    let asked = environment.kinds.variables(&kind, &resolved.with);
     // Relative folders are below the worker's own, which the process shares.
     let scratch = folder.join("scratch");
     std::fs::create_dir_all(&scratch)
@@ -248,7 +253,8 @@ fn process(
         version: VERSION,
         identity: work.claim.identity,
         kind,
-        with,
+        with: resolved.with,
+        secrets: resolved.values,
         facts: work.facts,
         registry_at: work.registry_at,
         seed: work.claim.seed,
@@ -286,6 +292,7 @@ impl Begun {
             }
             Running::Process(child) => child.outcome(stop, grace).await,
         };
+        let outcome = secrets::redacted(outcome, self.log.redactor());
         self.log.close().await;
         (outcome, published, self.inputs)
     }

@@ -37,7 +37,7 @@ use super::attempt::Stop;
 use super::handover::{HandBack, ProcessLimits, Spec};
 use super::kin::Kin;
 use super::log::LogSender;
-use super::{failed, fault};
+use super::{failed, fault, secrets};
 use crate::artifact::ArtifactRef;
 use crate::plan::FailureKind;
 use crate::store::Outcome;
@@ -69,8 +69,9 @@ const PASSED: [&str; 15] = [
     "NO_COLOR",
 ];
 
-/// Variables that change what code a process loads: they are the worker's own, whoever asks.
-const NEVER_PASSED: [&str; 3] = ["LD_", "DYLD_", "GLIBC_TUNABLES"];
+/// Variables that are the worker's own, whoever asks: those that change what code a process loads, and the secrets of
+/// all tenants.
+const NEVER_PASSED: [&str; 4] = ["LD_", "DYLD_", "GLIBC_TUNABLES", secrets::VARIABLE_PREFIX];
 
 /// How long the output of a dead process may still come. Only a stranger who got hold of the pipe
 /// keeps it open longer.
@@ -87,12 +88,20 @@ pub struct AttemptSettings {
     pub limits: ProcessLimits,
     /// The most that the log of one attempt may weigh.
     pub log_bytes: u64,
+    /// The folder with a folder per tenant, in which its secrets are files.
+    pub secrets: Option<PathBuf>,
 }
 
 impl Default for AttemptSettings {
     fn default() -> Self {
         // Enough to see what happened in a night, little enough for a thousand attempts.
-        Self { program: None, store_url: String::new(), limits: ProcessLimits::default(), log_bytes: 16 << 20 }
+        Self {
+            program: None,
+            store_url: String::new(),
+            limits: ProcessLimits::default(),
+            log_bytes: 16 << 20,
+            secrets: None,
+        }
     }
 }
 
@@ -322,14 +331,19 @@ fn read(
     last: &Arc<Mutex<LastLines>>,
 ) -> JoinHandle<()> {
     let (log, last) = (Arc::clone(log), Arc::clone(last));
+    // The log hides what it is told by itself.
+    let mut hidden = log.redactor().stream();
     tokio::spawn(async move {
         // A pipe's own capacity on Linux: one read takes what there is.
         let mut buffer = vec![0; 1 << 16];
         loop {
             match output.read(&mut buffer).await {
-                Ok(0) | Err(_) => return,
+                Ok(0) | Err(_) => {
+                    lock(&last).push(&hidden.finish());
+                    return;
+                }
                 Ok(count) => {
-                    lock(&last).push(&buffer[..count]);
+                    lock(&last).push(&hidden.push(&buffer[..count]));
                     log.write(stream, &buffer[..count]).await;
                     if let Some(held) = held.as_ref().filter(|_| lock(&last).text().contains(fault::HELD)) {
                         held.notify_one();

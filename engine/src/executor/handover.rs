@@ -13,6 +13,7 @@ use crate::artifact::{ArtifactRef, StoreOptions};
 use crate::drill::FaultKind;
 use crate::plan::{FailureKind, Micros};
 use crate::registry::RegistryChange;
+use crate::secret::SecretText;
 use crate::store::Outcome;
 use crate::task::{AttemptIdentity, ErrorClass, Input, RunFacts};
 
@@ -46,8 +47,11 @@ pub(super) struct Spec {
     pub(super) version: u32,
     pub(super) identity: AttemptIdentity,
     pub(super) kind: String,
-    /// Rendered.
+    /// Rendered, with the values of its secrets: they are on this pipe, and on no disk.
     pub(super) with: Value,
+    /// Those values, which it is to say nowhere.
+    #[serde(default)]
+    pub(super) secrets: Vec<SecretText>,
     pub(super) facts: RunFacts,
     /// The model registry is read as it was then.
     pub(super) registry_at: Option<Micros>,

@@ -26,12 +26,13 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::judge;
 use super::handover::{Ending, HandBack, ProcessLimits, Spec, VERSION};
 use super::kin::Kin;
-use super::{failed, fault};
+use super::{failed, fault, secrets};
 use crate::artifact::{ArtifactError, ArtifactRef, ArtifactStore};
 use crate::drill::Moment;
 use crate::id::{ModelName, TenantId};
 use crate::plan::{FailureKind, Micros};
 use crate::registry::{ModelRegistry, ModelVersion, RegistryError};
+use crate::secret::Redactor;
 use crate::store::{OpenMode, Store, TenantRegistry, chain};
 use crate::task::{AttemptLog, ErrorClass, Kinds, LogStream, TaskContext, TaskContextParts};
 
@@ -168,8 +169,9 @@ async fn run(spec: Spec, kinds: Kinds) -> (Ending, Vec<ArtifactRef>) {
         return (transient(format!("can not listen for the worker's signal: {error}")), Vec::new());
     }
     let (kind, with) = (spec.kind.clone(), spec.with.clone());
+    let redactor = Redactor::new(&spec.secrets);
     let (held_at, hangs) = (fault::held_at(&spec.faults), fault::hangs(&spec.faults));
-    let context = match context(spec, &kinds, cancel) {
+    let context = match context(spec, &kinds, (cancel, &redactor)) {
         Ok(context) => Arc::new(context),
         Err(error) => return (transient(chain(&error)), Vec::new()),
     };
@@ -182,7 +184,8 @@ async fn run(spec: Spec, kinds: Kinds) -> (Ending, Vec<ArtifactRef>) {
     }
     // In a task of its own, so that a panic ends the attempt with its message.
     let handle = tokio::spawn(async move { kinds.run(&kind, &shared, with).await });
-    let outcome = judge(handle.await);
+    // Here already: what is handed back is a file for a moment.
+    let outcome = secrets::redacted(judge(handle.await), &redactor);
     (Ending::from(outcome), context.published())
 }
 
@@ -209,7 +212,11 @@ fn listen(cancel: &CancellationToken) -> std::io::Result<()> {
     Ok(())
 }
 
-fn context(spec: Spec, kinds: &Kinds, cancel: CancellationToken) -> Result<TaskContext, ArtifactError> {
+fn context(
+    spec: Spec,
+    kinds: &Kinds,
+    (cancel, redactor): (CancellationToken, &Redactor),
+) -> Result<TaskContext, ArtifactError> {
     let mut artifacts = ArtifactStore::open_with(&spec.artifacts_url, &spec.artifacts_options)?;
     let published = Arc::default();
     if let Some(disturbed) = fault::disturbed(&artifacts, &spec.faults, &published) {
@@ -237,6 +244,7 @@ fn context(spec: Spec, kinds: &Kinds, cancel: CancellationToken) -> Result<TaskC
         artifacts: Arc::new(artifacts),
         registry: Arc::new(registry),
         log: Arc::new(Printed),
+        redactor: redactor.clone(),
         cancel,
         skews: fault::skews(&spec.faults),
     }))

@@ -14,6 +14,7 @@ mod kin;
 mod log;
 mod memo;
 mod report;
+mod secrets;
 mod session;
 mod usage;
 
@@ -37,6 +38,7 @@ pub use inside::{AttemptError, run_attempt};
 
 use self::attempt::Environment;
 use self::dispatch::Dispatcher;
+use self::secrets::Secrets;
 use self::session::Lease;
 
 /// What an executor works with.
@@ -113,7 +115,8 @@ pub enum ExecutorError {
 impl Executor {
     /// An executor for this process.
     pub fn new(store: Arc<Store>, artifacts: Arc<ArtifactStore>, kinds: Kinds, settings: Settings) -> Self {
-        Self { environment: Arc::new(Environment { store, artifacts, kinds, settings }) }
+        let secrets = Secrets::new(settings.attempts.secrets.clone());
+        Self { environment: Arc::new(Environment { store, artifacts, kinds, settings, secrets }) }
     }
 
     /// Executes a run here, until it has ended. A `cancel` that fires is made durable first, then

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::artifact::{ArtifactError, ArtifactRef, ArtifactStore, FileFacts, KeyPrefix, ParquetFileWriter};
 use crate::id::{ArtifactName, AttemptNumber, DagId, Epoch, Generation, InstanceId, RunId, TenantId};
 use crate::registry::ModelRegistry;
+use crate::secret::{Redaction, Redactor};
 use crate::task::{AttemptLog, ErrorClass, LogStream, TaskError};
 
 /// Which attempt this is.
@@ -103,6 +104,8 @@ pub struct TaskContextParts {
     pub registry: Arc<dyn ModelRegistry>,
     /// Where its output goes.
     pub log: Arc<dyn AttemptLog>,
+    /// What it is to say nowhere.
+    pub redactor: Redactor,
     /// Fires when the attempt has to stop.
     pub cancel: CancellationToken,
     /// What a drill multiplies columns of its artifacts by; empty for every other attempt.
@@ -167,6 +170,12 @@ impl TaskContext {
     /// Appends output to the attempt's log; waits while the log is behind.
     pub async fn log(&self, stream: LogStream, bytes: &[u8]) {
         self.parts.log.write(stream, bytes).await;
+    }
+
+    /// A filter for one stream of a program's output, for a kind that keeps a part of it for its own words. What goes
+    /// to [`TaskContext::log`] needs none.
+    pub fn redaction(&self) -> Redaction {
+        self.parts.redactor.stream()
     }
 
     /// Fires when the attempt has to stop.

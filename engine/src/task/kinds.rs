@@ -32,6 +32,7 @@ impl Kinds {
             inputs: T::inputs,
             outputs: T::outputs,
             documents: T::DOCUMENTS,
+            secrets: T::SECRETS,
             does_io: T::DOES_IO,
             isolation: T::ISOLATION,
             depends_on: T::DEPENDS_ON,

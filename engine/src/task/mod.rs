@@ -50,6 +50,9 @@ pub trait Task: Send + Sync + 'static {
     const VOLATILE: &'static [&'static str] = &[];
     /// Parameters that name a document of the project: (parameter, folder below `dags/`).
     const DOCUMENTS: &'static [(&'static str, &'static str)] = &[];
+    /// Texts of `with` that may be a secret, by their place: `token`, or `env.*` for each entry of a table or list.
+    /// Name one only if the value ends there: it must get into no artifact, no name, no path and no argument.
+    const SECRETS: &'static [&'static str] = &[];
 
     /// Artifacts that it reads. `with` is the raw JSON: templates may be left in it.
     fn inputs(with: &Value) -> Vec<InputSpec>;

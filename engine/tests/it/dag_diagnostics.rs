@@ -123,7 +123,13 @@ const TASKS: &[(&str, &str)] = &[
     ("with = { notee = 1 }", "dag::unknown_parameter"),
     ("with = { reads = \"a.json\" }", "dag::bad_parameter"),
     ("with = { reads = [\"b.json\"] }", "dag::missing_input"),
-    ("with = { reads = [{ secret = \"x\" }] }", "dag::not_yet"),
+    ("with = { reads = [{ secret = \"x\" }] }", "dag::secret_not_here"),
+    ("with = { note = { token = { secret = \"x\" } } }", "dag::secret_not_here"),
+    ("with = { secret = \"x\" }", "dag::unknown_parameter"),
+    ("matrix = { a = [{ secret = \"x\" }] }", "dag::secret_not_here"),
+    ("if = { secret = \"x\" }", "dag::bad_condition"),
+    ("for_each = { secret = \"x\" }", "dag::wrong_type"),
+    ("with = { note = \"{{secret.x}}\" }", "dag::unknown_reference"),
     ("with = \"a\"", "dag::wrong_type"),
     ("[tasks.u]\nkind = \"ingest\"\nwith = { contract = \"c\" }", "dag::missing_parameter"),
     ("[tasks.\"../x\"]\nkind = \"work\"", "dag::bad_id"),
@@ -218,6 +224,31 @@ fn a_kind_judges_its_parameters_as_a_whole() {
     let diagnostics = lower_text("retail_demand.toml", &source).expect_err("a lag below the horizon");
     let [only] = diagnostics.items.as_slice() else { panic!("{:#?}", diagnostics.items) };
     assert_eq!(&source[only.span.clone()], "7");
+}
+
+#[test]
+fn a_secret_stands_where_its_kind_takes_one_and_is_a_name() {
+    let ingest = |password: &str| {
+        codes(&around(&format!("[tasks.in]\nkind = \"ingest\"\nwith = {{ source = \"s\", password = {password} }}")))
+    };
+    assert_eq!(ingest("{ secret = \"db-1\" }"), [""; 0]);
+    for wrong in [
+        "{ secret = \"Db\" }",
+        "{ secret = \"../db\" }",
+        "{ secret = \"{{tenant.id}}\" }",
+        "{ secret = 7 }",
+        "{ secret = { secret = \"db\" } }",
+        "{ secret = \"db\", default = \"x\" }",
+        "{ secret = \"\" }",
+    ] {
+        assert_eq!(ingest(wrong)[0], "dag::bad_secret", "{wrong}");
+    }
+    assert_eq!(ingest("{ secrets = \"db\" }"), ["dag::bad_parameter"]);
+    let source = around("[tasks.in]\nkind = \"ingest\"\nwith = { source = { secret = \"db\" } }");
+    let diagnostics = lower_text("x.toml", &source).expect_err("no place for a secret");
+    let [only] = diagnostics.items.as_slice() else { panic!("{:#?}", diagnostics.items) };
+    assert_eq!((only.code, &source[only.span.clone()]), ("dag::secret_not_here", "{ secret = \"db\" }"));
+    assert!(only.help.contains("at password"), "{only:?}");
 }
 
 #[test]

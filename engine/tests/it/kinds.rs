@@ -42,6 +42,7 @@ pub fn test_kinds() -> TestKinds {
                 inputs,
                 outputs,
                 documents: &[],
+                secrets: if name == "ingest" { &["password"] } else { &[] },
                 does_io: name == "ingest",
                 isolation: if name == "train" { Isolation::Process } else { Isolation::Inline },
                 depends_on: if name == "ingest" { DependsOn::Outside } else { DependsOn::Inputs },

@@ -168,11 +168,15 @@ async fn read(
 ) -> io::Result<()> {
     // A pipe's own capacity on Linux: one read takes what there is.
     let mut buffer = vec![0; 1 << 16];
+    let mut hidden = context.redaction();
     loop {
         match output.read(&mut buffer).await? {
-            0 => return Ok(()),
+            0 => {
+                lock(last).push(&hidden.finish());
+                return Ok(());
+            }
             count => {
-                lock(last).push(&buffer[..count]);
+                lock(last).push(&hidden.push(&buffer[..count]));
                 context.log(stream, &buffer[..count]).await;
             }
         }

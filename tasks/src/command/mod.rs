@@ -35,8 +35,8 @@ const EX_TEMPFAIL: i32 = 75;
 /// The kind.
 pub struct Command;
 
-/// Parameters of `command`.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+/// Parameters of `command`. No `Debug`: `env` may hold secrets.
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CommandParams {
     /// The program: a name to look for in PATH, an absolute path, or one with a slash, relative to the project's root.
@@ -45,7 +45,7 @@ pub struct CommandParams {
     /// Its arguments, passed as they are; with `shell = true` they are $1, $2 and so on.
     #[serde(default)]
     pub args: Vec<Scalar>,
-    /// Variables of its environment.
+    /// Variables of its environment; a value may be a secret: { secret = "name" }.
     #[serde(default)]
     pub env: BTreeMap<String, Scalar>,
     /// Names of variables that it gets from the worker's environment, if they are set there.
@@ -74,7 +74,7 @@ fn default_grace() -> f64 {
 }
 
 /// A value that becomes text: an expression such as `{{params.horizon}}` keeps its type.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Scalar {
     /// As it is.
@@ -108,6 +108,8 @@ impl Task for Command {
     // Whoever writes `cache = true` says that the program looks at nothing but what it is handed.
     const DEPENDS_ON: DependsOn = DependsOn::Moment;
     const ISOLATION: Isolation = Isolation::Process;
+    // Arguments are for everybody to see, `params` are written to a file, the rest are names.
+    const SECRETS: &'static [&'static str] = &["env.*"];
 
     fn inputs(with: &Value) -> Vec<InputSpec> {
         let input = |name| InputSpec { name, many: true, optional: false };

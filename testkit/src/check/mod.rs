@@ -43,7 +43,7 @@ pub struct Evidence<'a> {
     pub ledger: &'a Ledger,
     /// From an object's key to the file that holds it.
     pub object: &'a (dyn Fn(&str) -> PathBuf + Sync),
-    /// Folders whose files must not hold the canary: objects.
+    /// Folders whose files must not hold the canary: objects, and what attempts leave behind.
     pub folders: &'a [PathBuf],
     /// What the processes printed.
     pub logs: &'a [PathBuf],
@@ -51,7 +51,7 @@ pub struct Evidence<'a> {
     pub acknowledged: &'a [String],
     /// Edges from parent to child whose rule is `all_success`, by DAG.
     pub edges: &'a BTreeMap<String, Vec<(String, String)>>,
-    /// A secret that the processes were given.
+    /// A secret that the processes were given, and their tasks.
     pub canary: &'a str,
 }
 

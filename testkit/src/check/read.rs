@@ -72,7 +72,7 @@ pub(super) struct Artifact {
 }
 
 /// Every table of the schema.
-pub const TABLES: [&str; 22] = [
+pub const TABLES: [&str; 25] = [
     "dag",
     "schedule",
     "pause",
@@ -95,6 +95,9 @@ pub const TABLES: [&str; 22] = [
     "operation",
     "model_version",
     "model_decision",
+    "memo",
+    "drill",
+    "drill_fault",
 ];
 
 pub(super) async fn connect(url: &str) -> DatabaseConnection {

@@ -5,7 +5,7 @@
 use super::source::Source;
 
 /// Each module of `engine/src` and the modules that it may name beside itself, in reading order.
-pub const MAY_IMPORT: [(&str, &[&str]); 19] = [
+pub const MAY_IMPORT: [(&str, &[&str]); 20] = [
     ("id", &[]),
     ("template", &["id"]),
     ("schedule", &["id"]),
@@ -14,10 +14,11 @@ pub const MAY_IMPORT: [(&str, &[&str]); 19] = [
     ("plan", &["id", "dag", "run"]),
     ("tenant", &["id", "dag"]),
     ("registry", &["id", "artifact"]),
+    ("secret", &[]),
     ("drill", &["id", "dag"]),
     ("clock", &[]),
     ("failpoint", &[]),
-    ("task", &["id", "dag", "artifact", "registry"]),
+    ("task", &["id", "dag", "artifact", "registry", "secret"]),
     ("artifact", &["id", "failpoint"]),
     (
         "store",
@@ -38,13 +39,16 @@ pub const MAY_IMPORT: [(&str, &[&str]); 19] = [
     ),
     ("launch", &["id", "dag", "plan", "template", "store"]),
     ("replay", &["id", "dag", "run", "plan", "template", "store", "artifact"]),
-    ("executor", &["id", "dag", "run", "plan", "template", "registry", "drill", "task", "artifact", "store", "clock"]),
+    (
+        "executor",
+        &["id", "dag", "run", "plan", "template", "registry", "secret", "drill", "task", "artifact", "store", "clock"],
+    ),
     ("scheduler", &["id", "dag", "plan", "run", "schedule", "tenant", "store", "launch", "artifact", "clock"]),
     ("config", &[]),
 ];
 
 /// No async, no I/O, no clock, no randomness, no globals.
-const PURE: [&str; 9] = ["id", "dag", "schedule", "run", "plan", "template", "tenant", "registry", "drill"];
+const PURE: [&str; 10] = ["id", "dag", "schedule", "run", "plan", "template", "tenant", "registry", "secret", "drill"];
 
 /// What would break that, and may stand in no line of a pure module.
 const IMPURE: [&str; 14] = [

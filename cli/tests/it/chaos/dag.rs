@@ -2,16 +2,18 @@
 
 use super::World;
 
-/// `a` -> `b` -> `c`; `b` waits at the gate `go`.
+/// `a` -> `b` -> `c`; `b` waits at the gate `go`. Each has the canary as a secret, and tells it.
 pub(crate) fn steps(world: &World) -> String {
-    let gate = wait_at(world, "go");
-    [
+    let tell = format!("test ${{#CANARY}} -eq {}; echo \"the canary is $CANARY\"", world.canary().len());
+    let gate = format!("{tell} >&2; {}", wait_at(world, "go"));
+    let toml = [
         head("steps"),
-        task(world, "a", "", ":"),
+        task(world, "a", "", &tell),
         task(world, "b", "needs = [\"a\"]", &gate),
-        task(world, "c", "needs = [\"b\"]", ":"),
+        task(world, "c", "needs = [\"b\"]", &tell),
     ]
-    .concat()
+    .concat();
+    toml.replace("shell = true", "shell = true, env = { CANARY = { secret = \"canary\" } }")
 }
 
 /// A chain of so many tasks that take no time, each with one artifact. By the seed, attempts have processes

@@ -1,7 +1,7 @@
 //! What a scenario stands in: a project, a database, an effect ledger, processes, and dice.
 //!
 //! Scenarios start processes and submit runs here; [`World::judge`] ends what still runs and asks the
-//! checker. The database's password is a canary: it may appear nowhere.
+//! checker. The database's password is a canary, which tasks have as a secret, too: it may appear nowhere.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -109,6 +109,7 @@ impl World {
             ("EXECUTOR_SLOTS", "2".to_owned()),
             ("STORE_TIMEOUT_SECONDS", "2".to_owned()),
             ("EXECUTOR_SCRATCH", bench.path("scratch").display().to_string()),
+            ("SECRETS_FOLDER", bench.path("secrets").display().to_string()),
         ] {
             bench.set(&format!("HEADWORKS_{key}"), value);
         }
@@ -178,8 +179,16 @@ impl World {
         Store::open(url, OpenMode::Own, Arc::new(self.kinds.clone())).await.expect("opens")
     }
 
-    /// A run as it would be made, not made yet.
+    /// What may appear nowhere.
+    pub(crate) fn canary(&self) -> &str {
+        &self.canary
+    }
+
+    /// A run as it would be made, not made yet. Its tenant has the canary as a secret of that name.
     pub(crate) fn prepared(&self, dag: &str, tenant: &str) -> engine::store::NewRun {
+        let secrets = self.bench.path(&format!("secrets/{tenant}"));
+        std::fs::create_dir_all(&secrets).expect("a folder");
+        std::fs::write(secrets.join("canary"), &self.canary).expect("a secret");
         let dag = self.dags.get(dag).unwrap_or_else(|| panic!("no DAG {dag}"));
         let request = Request {
             run: RunId::from_uuid(Uuid::now_v7()),
@@ -392,7 +401,7 @@ impl World {
             store_url: &self.url,
             ledger: &self.ledger,
             object: &object,
-            folders: &[self.bench.path("artifacts/objects")],
+            folders: &[self.bench.path("artifacts/objects"), self.bench.path("scratch")],
             logs: &self.logs,
             acknowledged: &self.acknowledged,
             edges: &self.edges,

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use serde_json::json;
 
 use crate::clock::rfc3339;
+use crate::secret::{Redaction, Redactor};
 use crate::task::{LOG_FORMAT_VERSION, LogLine, LogStream};
 
 /// The most that is kept of a line: far more than a person reads.
@@ -23,6 +24,8 @@ const TAIL_BYTES: u64 = 1 << 20;
 pub(super) struct Lines {
     limit: u64,
     partial: [Partial; 3],
+    /// Before anything is cut: half a secret would not be found.
+    hidden: [Redaction; 3],
     /// Encoded lines that may be put.
     pending: VecDeque<Vec<u8>>,
     pending_bytes: usize,
@@ -60,6 +63,7 @@ impl Lines {
         Self {
             limit,
             partial: Default::default(),
+            hidden: Default::default(),
             pending: VecDeque::new(),
             pending_bytes: 0,
             // The line between the two ends needs room as well.
@@ -73,8 +77,20 @@ impl Lines {
         }
     }
 
+    /// Keeps none of the secrets that `redactor` knows.
+    pub(super) fn without(mut self, redactor: &Redactor) -> Self {
+        self.hidden = std::array::from_fn(|_| redactor.stream());
+        self
+    }
+
     /// Takes bytes of a stream as they came.
     pub(super) fn push(&mut self, stream: LogStream, bytes: &[u8], now: i64) {
+        let mut hidden = std::mem::take(&mut self.hidden[stream as usize]);
+        self.take(stream, &hidden.push(bytes), now);
+        self.hidden[stream as usize] = hidden;
+    }
+
+    fn take(&mut self, stream: LogStream, bytes: &[u8], now: i64) {
         let mut rest = bytes;
         while let Some(at) = rest.iter().position(|byte| *byte == b'\n') {
             self.partial(stream).push(&rest[..at], now);
@@ -89,6 +105,8 @@ impl Lines {
     /// Ends the lines that have no end, and lets the tail go.
     pub(super) fn end(&mut self, now: i64) {
         for stream in [LogStream::Stdout, LogStream::Stderr, LogStream::Engine] {
+            let held = self.hidden[stream as usize].finish();
+            self.take(stream, &held, now);
             if self.partial(stream).at.is_some() {
                 self.end_line(stream, now);
             }
@@ -219,6 +237,28 @@ mod tests {
         assert_eq!(texts(&all), ["a", "bb", "", "cc\r", "between", "\u{fffd}"]);
         assert_eq!((all[4].stream, all[4].at.as_str()), (LogStream::Stderr, "1970-01-01T00:00:00.002Z"));
         assert_eq!(all[0].v, LOG_FORMAT_VERSION);
+    }
+
+    #[test]
+    fn secrets_are_hidden_before_lines_are_cut() {
+        let value = "a secret of some length";
+        let secret = crate::secret::SecretText::new(value.to_owned());
+        let mut lines = Lines::new(1 << 20).without(&Redactor::new(&[secret]));
+        // It would be cut in its middle, and so no longer be one.
+        lines.push(LogStream::Stdout, &vec![b'x'; LINE_BYTES - 10], 0);
+        for piece in [
+            &value[..9],
+            &value[9..],
+            "
+said: a sec",
+        ] {
+            lines.push(LogStream::Stdout, piece.as_bytes(), 0);
+            lines.push(LogStream::Stderr, b"...", 0);
+        }
+        lines.push(LogStream::Stdout, &value.as_bytes()[5..], 0);
+        let all = drain(&mut lines);
+        assert_eq!(all[0].line, format!("{}***", "x".repeat(LINE_BYTES - 10)));
+        assert_eq!(texts(&all)[1..], ["said: ***", "........."]);
     }
 
     #[test]

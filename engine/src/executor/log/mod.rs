@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use self::lines::Lines;
 use crate::artifact::{ArtifactStore, KeyPrefix};
 use crate::clock::{Clock, SystemClock};
+use crate::secret::Redactor;
 use crate::task::{AttemptLog, LogStream};
 
 /// How long a line waits before it can be read: a person who follows sees life.
@@ -47,15 +48,20 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 pub(super) struct Log(Arc<LogSender>);
 
 impl Log {
-    /// Opens a log of at most `limit` bytes.
-    pub(super) fn open(artifacts: &Arc<ArtifactStore>, attempt: KeyPrefix, limit: u64) -> Self {
+    /// Opens a log of at most `limit` bytes, which keeps none of the secrets that `redactor` knows.
+    pub(super) fn open(artifacts: &Arc<ArtifactStore>, attempt: KeyPrefix, limit: u64, redactor: Redactor) -> Self {
         let (artifacts, closing) = (Arc::clone(artifacts), CancellationToken::new());
-        Self(Arc::new(LogSender { artifacts, attempt, limit, closing, started: OnceLock::new() }))
+        Self(Arc::new(LogSender { artifacts, attempt, limit, redactor, closing, started: OnceLock::new() }))
     }
 
     /// Where the output goes.
     pub(super) fn sender(&self) -> Arc<LogSender> {
         Arc::clone(&self.0)
+    }
+
+    /// What the attempt's words are to be without.
+    pub(super) fn redactor(&self) -> &Redactor {
+        &self.0.redactor
     }
 
     /// Puts what is left. A context that outlives its attempt writes into nothing from here on.
@@ -82,6 +88,7 @@ pub(super) struct LogSender {
     artifacts: Arc<ArtifactStore>,
     attempt: KeyPrefix,
     limit: u64,
+    redactor: Redactor,
     closing: CancellationToken,
     started: OnceLock<Started>,
 }
@@ -93,12 +100,17 @@ struct Started {
 }
 
 impl LogSender {
+    /// What the attempt's words are to be without.
+    pub(super) fn redactor(&self) -> &Redactor {
+        &self.redactor
+    }
+
     fn start(&self) -> Started {
         let (sender, receiver) = mpsc::channel(PIECES);
         let pump = Pump {
             artifacts: Arc::clone(&self.artifacts),
             attempt: self.attempt.clone(),
-            lines: Lines::new(self.limit),
+            lines: Lines::new(self.limit).without(&self.redactor),
             number: 0,
             since: None,
             lost: 0,
@@ -255,7 +267,7 @@ mod tests {
         }
 
         fn log(&self, limit: u64) -> Log {
-            Log::open(&self.artifacts, self.attempt.clone(), limit)
+            Log::open(&self.artifacts, self.attempt.clone(), limit, Redactor::default())
         }
 
         async fn chunks(&self) -> Vec<LogChunk> {
