@@ -92,6 +92,15 @@ pub enum RegistryChange {
     },
 }
 
+impl RegistryChange {
+    /// The model that it is about.
+    pub fn name(&self) -> &ModelName {
+        match self {
+            Self::Register { name, .. } | Self::Promote { name, .. } | Self::Decide { name, .. } => name,
+        }
+    }
+}
+
 /// Why the registry could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("can not read the model registry")]

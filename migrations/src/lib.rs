@@ -8,6 +8,7 @@ mod m0001_initial;
 mod m0002_schedules;
 mod m0003_memo;
 mod m0004_drills;
+mod m0005_lookups;
 
 use sea_orm_migration::prelude::*;
 
@@ -23,6 +24,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0002_schedules::Migration),
             Box::new(m0003_memo::Migration),
             Box::new(m0004_drills::Migration),
+            Box::new(m0005_lookups::Migration),
         ]
     }
 }

@@ -30,7 +30,6 @@ const POLL: Duration = Duration::from_secs(1);
 
 /// An attempt under way.
 struct Running {
-    epoch: Epoch,
     stop: Halt,
     started: Instant,
     /// Told to stop because this worker goes, not because its run was canceled.
@@ -39,7 +38,9 @@ struct Running {
     is_done: bool,
 }
 
-type AttemptKey = (TenantId, RunId, InstanceId);
+/// An attempt: the one of its task instance under this epoch. Two of an instance may be here at once, for a
+/// moment: one whose end the store has on record, though its answer has not come, and the next.
+type AttemptKey = (TenantId, RunId, InstanceId, Epoch);
 
 /// See the module.
 pub(super) struct Dispatcher {
@@ -49,7 +50,7 @@ pub(super) struct Dispatcher {
     slots: usize,
     running: HashMap<AttemptKey, Running>,
     /// Held by this session as the store says, and not running here; and since when that is known.
-    strays: HashMap<(AttemptKey, Epoch), Instant>,
+    strays: HashMap<AttemptKey, Instant>,
     sender: mpsc::UnboundedSender<Done>,
     receiver: mpsc::UnboundedReceiver<Done>,
     progress: mpsc::UnboundedSender<Progress>,
@@ -59,6 +60,8 @@ pub(super) struct Dispatcher {
     may_claim: bool,
     /// Whether the last claim got all that it asked for: there may be more.
     others_wait: bool,
+    /// How often it was heard that something may be ready.
+    heard: u64,
     /// When a retry comes due, as far as this process knows.
     retry_due: Option<tokio::time::Instant>,
     /// When the store is asked next what may start, whatever else happens until then.
@@ -116,6 +119,7 @@ impl Dispatcher {
             usage: Usage::new(Instant::now()),
             may_claim: true,
             others_wait: false,
+            heard: 0,
             retry_due: None,
             look_due: tokio::time::Instant::now() + jittered(POLL),
         }
@@ -153,6 +157,9 @@ impl Dispatcher {
                 Woken::Answered(answer) => {
                     if let Some(state) = self.settle(*answer)?.filter(|state| is_terminal(*state)) {
                         return Ok(state);
+                    }
+                    if canceled {
+                        self.stop_all();
                     }
                 }
                 Woken::RetryDue => self.wake_retries().await?,
@@ -202,11 +209,15 @@ impl Dispatcher {
                 Woken::ReportDue => {}
                 Woken::Answered(answer) => {
                     self.settle(*answer)?;
+                    // It may have been asked for work before the drain began.
+                    if matches!(draining, Drain::HandingBack) {
+                        self.hand_back();
+                    }
                 }
                 Woken::RetryDue => self.wake_retries().await?,
                 Woken::Beat(beat) => self.heed(&beat).await,
                 // The claim that follows is the look.
-                Woken::Ready => (self.may_claim, self.others_wait) = (true, true),
+                Woken::Ready => self.hear(),
                 Woken::Look => self.look().await?,
                 Woken::DrainAsked => draining = Drain::Until(tokio::time::Instant::now() + grace),
                 Woken::DrainEnded => {
@@ -230,10 +241,15 @@ impl Dispatcher {
         };
         self.set_retry_due(pending.retry_due, pending.now);
         if pending.is_ready {
-            self.may_claim = true;
-            self.others_wait = true;
+            self.hear();
         }
         Ok(())
+    }
+
+    /// Something may be ready.
+    fn hear(&mut self) {
+        self.heard += 1;
+        (self.may_claim, self.others_wait) = (true, true);
     }
 
     fn free(&self) -> usize {
@@ -279,9 +295,9 @@ impl Dispatcher {
         let identity = &claim.identity;
         let instance = identity.instance.clone();
         self.tell(Progress::Started { instance: instance.clone(), attempt: identity.attempt.0 });
-        let key = (identity.tenant.clone(), identity.run, instance);
-        let (epoch, stop, started) = (identity.epoch, halt.clone(), Instant::now());
-        self.running.insert(key, Running { epoch, stop, started, is_handed_back: false, is_done: false });
+        let key = (identity.tenant.clone(), identity.run, instance, identity.epoch);
+        let (stop, started) = (halt.clone(), Instant::now());
+        self.running.insert(key, Running { stop, started, is_handed_back: false, is_done: false });
         let (environment, session, sender) = (Arc::clone(&self.environment), self.session, self.sender.clone());
         tokio::spawn(async move {
             let finish = execute(&environment, session, claim, halt).await;
@@ -296,34 +312,33 @@ impl Dispatcher {
         while let Ok(other) = self.receiver.try_recv() {
             done.push(other);
         }
+        for done in &mut done {
+            if let Some(running) = self.running.get_mut(&key_of(&done.finish)) {
+                running.is_done = true;
+                if running.is_handed_back {
+                    hand_over(&mut done.finish);
+                }
+            }
+        }
         self.reports.add(done);
     }
 
     /// Sends what is to be reported to the store, with what it may give in return.
     fn report(&mut self, may_claim: bool) {
         while let Some(batch) = self.reports.take(self.running.len(), self.slots) {
-            let (mut finishes, mut times) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
-            for mut done in batch {
-                if let Some(running) = self.running.get_mut(&key_of(&done.finish)) {
-                    running.is_done = true;
-                    if running.is_handed_back {
-                        hand_over(&mut done.finish);
-                    }
-                }
-                times.push(done.elapsed);
-                finishes.push(done.finish);
-            }
+            let (finishes, times): (Vec<_>, Vec<_>) = batch.into_iter().map(|it| (it.finish, it.elapsed)).unzip();
             let free = self.free();
             let limit = free + finishes.len();
-            let next = may_claim.then(|| Next { request: self.request(limit), others_wait: self.others_wait });
-            self.reports.write((finishes, times), next, free);
+            let others_wait = self.others_wait || self.may_claim;
+            let next = may_claim.then(|| Next { request: self.request(limit), others_wait });
+            self.reports.write((finishes, times), next, (free, self.heard));
         }
     }
 
     /// Notes what the store made of a report, and starts what it gave in return. Returns where the last
     /// reported run stands.
     fn settle(&mut self, answer: Answer) -> Result<Option<RunState>, ExecutorError> {
-        let Answer { finishes, times, next, result, .. } = answer;
+        let Answer { finishes, times, next, heard, result, .. } = answer;
         let Finished { receipts, claims, left_ready } = result?;
         let now = Instant::now();
         let mut state = None;
@@ -332,9 +347,16 @@ impl Dispatcher {
             self.usage.add(&finish.identity.tenant, elapsed, now);
             state = self.note_receipt(finish, receipt, elapsed).or(state);
         }
-        let got_all = next.is_some_and(|next| next.others_wait && claims.len() == next.request.limit);
-        self.others_wait = got_all || left_ready;
-        self.may_claim |= self.others_wait;
+        if let Some(next) = next.filter(|next| next.others_wait) {
+            // Who got less than asked for has seen the end of the queue, unless it grew meanwhile.
+            let is_end = claims.len() < next.request.limit;
+            if !is_end || heard == self.heard {
+                (self.may_claim, self.others_wait) = (!is_end, !is_end);
+            }
+        }
+        if left_ready {
+            self.hear();
+        }
         for claim in claims {
             self.start(claim);
         }
@@ -363,10 +385,10 @@ impl Dispatcher {
     /// Stops what is canceled, and what the store gave to somebody else; gives back what this session
     /// holds and nobody here runs.
     async fn heed(&mut self, beat: &Beat) {
-        let held: HashMap<AttemptKey, &HeldAttempt> =
-            beat.held.iter().map(|it| ((it.tenant.clone(), it.run, it.instance.clone()), it)).collect();
+        let key = |it: &HeldAttempt| (it.tenant.clone(), it.run, it.instance.clone(), it.epoch);
+        let held: HashMap<AttemptKey, &HeldAttempt> = beat.held.iter().map(|it| (key(it), it)).collect();
         for (key, running) in &self.running {
-            let mine = held.get(key).filter(|it| it.epoch == running.epoch);
+            let mine = held.get(key);
             // What began after the question was asked is not in the answer.
             if mine.is_none() && running.started < beat.asked {
                 running.stop.kill.cancel();
@@ -391,14 +413,14 @@ impl Dispatcher {
         let mut known = HashMap::new();
         let mut strays = Vec::new();
         for (key, it) in held {
-            if self.running.get(&key).is_some_and(|running| running.epoch == it.epoch) {
+            if self.running.contains_key(&key) {
                 continue;
             }
-            let since = self.strays.remove(&(key.clone(), it.epoch)).unwrap_or_else(Instant::now);
+            let since = self.strays.remove(&key).unwrap_or_else(Instant::now);
             if since < asked && self.reports.all_began_after(since) {
                 strays.push(it.clone());
             }
-            known.insert((key, it.epoch), since);
+            known.insert(key, since);
         }
         self.strays = known;
         strays
@@ -417,7 +439,7 @@ impl Dispatcher {
             Err(error) => return Err(error),
         };
         self.set_retry_due(due, now);
-        self.may_claim = true;
+        self.hear();
         Ok(())
     }
 
@@ -445,7 +467,7 @@ impl Dispatcher {
     }
 
     fn hand_back(&mut self) {
-        for running in self.running.values_mut() {
+        for running in self.running.values_mut().filter(|running| !running.is_done) {
             running.is_handed_back = true;
             running.stop.cancel.cancel();
         }
@@ -474,7 +496,8 @@ impl Dispatcher {
 }
 
 fn key_of(finish: &Finish) -> AttemptKey {
-    (finish.identity.tenant.clone(), finish.identity.run, finish.identity.instance.clone())
+    let identity = &finish.identity;
+    (identity.tenant.clone(), identity.run, identity.instance.clone(), identity.epoch)
 }
 
 /// A failure that this worker's going has caused is nobody's: another worker begins anew.

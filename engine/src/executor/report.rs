@@ -62,6 +62,8 @@ pub(super) struct Answer {
     pub(super) times: Vec<Duration>,
     /// What was asked for beside it.
     pub(super) next: Option<Next>,
+    /// As it was given with the group.
+    pub(super) heard: u64,
     pub(super) result: Result<Finished, StoreError>,
     flight: u64,
 }
@@ -116,8 +118,14 @@ impl Reports {
     }
 
     /// Writes a group; while the database is away, again and again until the lease is lost, which whoever
-    /// called the dispatcher sees. `free` slots are in what `next` asks for.
-    pub(super) fn write(&mut self, (finishes, times): (Vec<Finish>, Vec<Duration>), next: Option<Next>, free: usize) {
+    /// called the dispatcher sees. `free` slots are in what `next` asks for; `heard` comes back with the
+    /// answer.
+    pub(super) fn write(
+        &mut self,
+        (finishes, times): (Vec<Finish>, Vec<Duration>),
+        next: Option<Next>,
+        (free, heard): (usize, u64),
+    ) {
         self.launched += 1;
         let promised = if next.is_some() { free } else { 0 };
         let (flight, began) = (self.launched, Instant::now());
@@ -133,7 +141,7 @@ impl Reports {
                     result => break result,
                 }
             };
-            Answer { finishes, times, next, result, flight }
+            Answer { finishes, times, next, heard, result, flight }
         });
     }
 

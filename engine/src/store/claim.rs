@@ -202,6 +202,11 @@ async fn claim_of(
         }
         let candidates = pick(unit, request, tenant, wanted, &exhausted).await?;
         let (found, known) = (candidates.len(), exhausted.len());
+        // In the order of their names, so that two claimers do not wait for each other in a circle.
+        let pools: BTreeSet<String> = candidates.iter().filter_map(|key| unit.get(key)?.pool.clone()).collect();
+        for pool in &pools {
+            limits.pool(unit.tx, pool).await?;
+        }
         for key in candidates {
             let pool = unit.get(&key).and_then(|held| held.pool.clone());
             if let Some(pool) = pool {

@@ -81,6 +81,9 @@ pub(super) const DRILL: &str = "drill";
 /// The word for [`RunKind::Verify`].
 pub(super) const VERIFY: &str = "verify";
 
+/// Runs of which what they are pinned to is kept when they are made together: no more are about to begin.
+const PINNED_AT_ONCE: usize = 256;
+
 /// Below every task of a live run: their priorities are -1,000 to 1,000.
 const BACKFILL_PRIORITY: i64 = -10_000;
 
@@ -147,6 +150,10 @@ impl Store {
             self.cache_dag(Arc::clone(&run.dag));
         }
         let states = self.write(&CreateRuns { store: self, runs }).await?;
+        // A drill's run has faults, which are read from its row.
+        for run in runs.iter().filter(|run| run.faults.is_empty()).take(PINNED_AT_ONCE) {
+            self.pin(run);
+        }
         self.wake();
         Ok(states)
     }

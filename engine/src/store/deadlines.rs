@@ -66,15 +66,14 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn late_runs(&self) -> Result<Vec<(TenantId, DagId, RunId)>, StoreError> {
-        let now = self.dialect.now();
         let sql = format!(
-            "SELECT u.tenant, u.dag, u.run FROM run u WHERE u.deadline_at < {now} \
+            "SELECT u.tenant, u.dag, u.run FROM run u WHERE u.deadline_at < $1 \
              AND (u.state IN ('queued', 'running', 'canceling') OR (u.finished_at > u.deadline_at \
-             AND u.state <> 'canceled' AND u.finished_at > {now} - {TOLD_OF})) \
+             AND u.state <> 'canceled' AND u.finished_at > $1 - {TOLD_OF})) \
              AND NOT EXISTS (SELECT 1 FROM alert a WHERE a.tenant = u.tenant \
              AND a.dag = u.dag AND a.kind = 'deadline_missed' AND a.subject = u.run) LIMIT {AT_ONCE}"
         );
-        let found = tx::read(&self.db, "read late runs", &sql, vec![]).await?;
+        let found = tx::read(&self.db, "read late runs", &sql, vec![self.now().into()]).await?;
         found.iter().map(of_a_pair).collect()
     }
 

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use sea_orm::{QueryResult, SqliteTransactionMode, TransactionOptions};
+use sea_orm::{QueryResult, SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use serde_json::{Value, json};
 
 use super::create::DRILL;
@@ -176,7 +176,8 @@ impl Store {
             access_mode: None,
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
         };
-        let held = self.db.begin(options).await.map_err(StoreError::query(WHAT))?;
+        // On a connection of its own: what writes has to meet a lock, not a queue.
+        let held = self.db.handle().begin_with_options(options).await.map_err(StoreError::query(WHAT))?;
         tokio::time::sleep(lasts).await;
         held.rollback().await.map_err(StoreError::query(WHAT))
     }

@@ -24,7 +24,7 @@ use super::{Claim, ClaimRequest, Memo, Store, StoreError, memo, registry};
 use crate::artifact::ArtifactRef;
 use crate::dag::{Dag, Task};
 use crate::failpoint;
-use crate::id::{Epoch, RunId, SessionId, TenantId};
+use crate::id::{Epoch, ModelName, RunId, SessionId, TenantId};
 use crate::plan::{AttemptFailure, FailureKind, FailurePlan, Micros, Reason, after_failure};
 use crate::registry::RegistryChange;
 use crate::run::{AttemptEvent, AttemptState, RunState, TaskEvent, TaskState, is_terminal, transition};
@@ -123,7 +123,7 @@ impl Store {
             let key = (finish.identity.tenant.clone(), finish.identity.run);
             if let std::collections::btree_map::Entry::Vacant(free) = dags.entry(key) {
                 let pinned = self.pinned(&finish.identity.tenant, finish.identity.run).await?;
-                if pinned.facts().proves()?.is_some() {
+                if pinned.facts().proves().is_some() {
                     proofs.insert(free.key().clone());
                 }
                 free.insert(Arc::clone(&pinned.dag));
@@ -155,6 +155,7 @@ impl Write for FinishAll<'_> {
     async fn apply(&self, tx: &Tx) -> Result<Finished, StoreError> {
         let mut unit = UnitOfWork::new(tx, self.store.incarnation);
         let runs = self.runs(tx).await?;
+        registry::lock(tx, &self.models()).await?;
         let mut fenced = check_fence(&mut unit, self.finishes, self.successors()?).await?;
         let (mut receipts, mut refused, mut ended) = (Vec::new(), Vec::new(), Vec::new());
         let (mut artifacts, mut inputs, mut memos) = (Vec::new(), Vec::new(), Vec::new());
@@ -220,6 +221,17 @@ impl FinishAll<'_> {
             }
         }
         Ok(runs)
+    }
+
+    /// The models that the successes of the batch change.
+    fn models(&self) -> BTreeSet<(&TenantId, &ModelName)> {
+        let mut models = BTreeSet::new();
+        for finish in self.finishes {
+            if let Outcome::Succeeded { registry, .. } = &finish.outcome {
+                models.extend(registry.iter().map(|change| (&finish.identity.tenant, change.name())));
+            }
+        }
+        models
     }
 
     /// What follows the successes of the batch: locked with the fence, since most fences hold.

@@ -12,11 +12,11 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use migrations::{Migrator, MigratorTrait};
-use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, Statement, TransactionTrait};
 
 use super::dialect::Dialect;
-use super::pool::{CALL_LIMIT, Pool};
+use super::pool::{CALL_LIMIT, Connecting, Pool};
 use super::time::DatabaseClock;
 use super::{Catalog, Store, StoreError, tx};
 use crate::id::Incarnation;
@@ -66,7 +66,7 @@ impl Store {
             _ => None,
         };
         let options = options(url, mode, limit)?;
-        let db = connect(url, options.clone()).await?;
+        let db = connect(url, options.all.clone()).await?;
         let dialect = Dialect::of(db.get_database_backend());
         if dialect == Dialect::Sqlite {
             check_sqlite_version(&db).await?;
@@ -79,8 +79,9 @@ impl Store {
         }
         let incarnation = incarnation(&db).await?;
         let clock = DatabaseClock::of(&db, dialect).await?;
+        let failed = |source: DbErr| StoreError::Open { url: shown.clone(), source };
         Ok(Self {
-            db: Pool::new(db, options, limit),
+            db: Pool::new(db, options, limit).await.map_err(failed)?,
             dialect,
             url: shown,
             catalog,
@@ -104,7 +105,7 @@ impl Store {
     pub async fn migrations(url: &str) -> Result<Vec<Migration>, StoreError> {
         let applied = match sqlite_path(url) {
             Some(path) if !path.exists() => BTreeSet::new(),
-            _ => applied(&connect(url, options(url, OpenMode::Read, CALL_LIMIT)?).await?).await?,
+            _ => applied(&connect(url, options(url, OpenMode::Read, CALL_LIMIT)?.all).await?).await?,
         };
         let mut all: Vec<_> = Migrator::migrations()
             .iter()
@@ -152,13 +153,14 @@ fn own(path: &Path) -> Result<File, StoreError> {
     }
 }
 
-fn options(url: &str, mode: OpenMode, limit: Duration) -> Result<ConnectOptions, StoreError> {
+fn options(url: &str, mode: OpenMode, limit: Duration) -> Result<Connecting, StoreError> {
     if sqlite_path(url).is_none() && !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
         return Err(StoreError::Url { url: without_password(url) });
     }
-    let mut options = ConnectOptions::new(url);
-    options
-        .sqlx_logging(false)
+    let mut all = ConnectOptions::new(url);
+    all.sqlx_logging(false)
+        // A server that was started anew is found out by those who were idle; the others hear of it.
+        .test_before_acquire_if_idle_for(IDLE)
         // Enough for every claimer, finisher and reader of one process; Postgres allows 100 in all.
         .max_connections(8)
         .connect_timeout(limit)
@@ -172,19 +174,35 @@ fn options(url: &str, mode: OpenMode, limit: Duration) -> Result<ConnectOptions,
             let plans = ["enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"].map(|it| (it, "off"));
             options
                 .options(plans)
+                // What is looked up by its key is in memory, or was.
                 .options([("random_page_cost", "0.01")])
                 .options([("idle_in_transaction_session_timeout", &limit), ("tcp_user_timeout", &limit)])
         })
-        .map_sqlx_sqlite_opts(move |options| {
-            options
-                .create_if_missing(mode == OpenMode::Own)
-                .journal_mode(SqliteJournalMode::Wal)
-                .synchronous(SqliteSynchronous::Full)
-                .foreign_keys(true)
-                // Longer than any transaction of ours; an outsider that holds the file longer is an error.
-                .busy_timeout(Duration::from_secs(30))
-        });
-    Ok(options)
+        .map_sqlx_sqlite_opts(move |options| sqlite(options, mode));
+    let writer = sqlite_path(url).map(|_| {
+        let mut writer = all.clone();
+        writer
+            .max_connections(1)
+            .map_sqlx_sqlite_opts(move |options| sqlite(options, mode).pragma("cache_size", WRITER_CACHE));
+        writer
+    });
+    Ok(Connecting { all, writer })
+}
+
+/// A connection that was used less long ago is taken as it is.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// What SQLite's writer keeps of the file in memory at the most: 32 MiB, as `cache_size` counts.
+const WRITER_CACHE: &str = "-32768";
+
+fn sqlite(options: SqliteConnectOptions, mode: OpenMode) -> SqliteConnectOptions {
+    options
+        .create_if_missing(mode == OpenMode::Own)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        // Longer than any transaction of ours; an outsider that holds the file longer is an error.
+        .busy_timeout(Duration::from_secs(30))
 }
 
 async fn connect(url: &str, options: ConnectOptions) -> Result<DatabaseConnection, StoreError> {

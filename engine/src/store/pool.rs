@@ -7,7 +7,9 @@
 //! so all connections are left behind together and new ones are opened. The server, in turn, ends a
 //! transaction whose client says nothing for as long: its locks are others' to take.
 //!
-//! SQLite is a file: its busy time-out (`open.rs`) ends every wait. Migrations take as long as they take.
+//! SQLite is a file: its busy time-out (`open.rs`) ends every wait. Migrations take as long as they take. All
+//! that writes there has one connection, which knows the pages that it wrote and the statements that it read;
+//! any other one forgets both with each commit that is not its own.
 
 use std::future::Future;
 use std::sync::{PoisonError, RwLock};
@@ -28,7 +30,15 @@ pub(super) struct Pool {
     backend: DbBackend,
     /// `None`: calls end by themselves.
     limit: Option<Duration>,
-    options: ConnectOptions,
+    options: Connecting,
+}
+
+/// How to connect.
+#[derive(Clone)]
+pub(super) struct Connecting {
+    pub(super) all: ConnectOptions,
+    /// For transactions that write, where they have a connection of their own.
+    pub(super) writer: Option<ConnectOptions>,
 }
 
 /// Connections that were opened since the last call that was given up.
@@ -36,19 +46,29 @@ pub(super) struct Pool {
 struct Generation {
     number: u64,
     db: DatabaseConnection,
+    writer: DatabaseConnection,
 }
 
 impl Pool {
-    /// A pool that begins with `db`, which was opened with `options`.
-    pub(super) fn new(db: DatabaseConnection, options: ConnectOptions, limit: Duration) -> Self {
+    /// A pool that begins with `db`, which was opened with `options.all`.
+    pub(super) async fn new(db: DatabaseConnection, options: Connecting, limit: Duration) -> Result<Self, DbErr> {
         let backend = db.get_database_backend();
         let limit = (backend == DbBackend::Postgres).then_some(limit);
-        Self { current: RwLock::new(Generation { number: 0, db }), backend, limit, options }
+        let writer = match &options.writer {
+            Some(options) => lazily(options).await?,
+            None => db.clone(),
+        };
+        Ok(Self { current: RwLock::new(Generation { number: 0, db, writer }), backend, limit, options })
     }
 
     /// The connections of the moment; calls on them have no limit but the caller's.
     pub(super) fn handle(&self) -> DatabaseConnection {
         self.generation().db
+    }
+
+    /// The connection of what writes.
+    pub(super) fn writer(&self) -> DatabaseConnection {
+        self.generation().writer
     }
 
     /// Which database it is.
@@ -60,9 +80,9 @@ impl Pool {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Begins a transaction.
+    /// Begins a transaction that writes.
     pub(super) async fn begin(&self, options: TransactionOptions) -> Result<DatabaseTransaction, DbErr> {
-        let db = self.handle();
+        let db = self.writer();
         self.within(db.begin_with_options(options)).await?
     }
 
@@ -91,9 +111,15 @@ impl Pool {
 
     /// Leaves the connections of a generation behind, unless somebody else did.
     async fn leave(&self, number: u64) {
-        let mut options = self.options.clone();
-        options.connect_lazy(true);
-        let fresh = match Database::connect(options).await {
+        let connecting = async {
+            let db = lazily(&self.options.all).await?;
+            let writer = match &self.options.writer {
+                Some(options) => lazily(options).await?,
+                None => db.clone(),
+            };
+            Ok::<_, DbErr>((db, writer))
+        };
+        let (db, writer) = match connecting.await {
             Ok(fresh) => fresh,
             Err(error) => {
                 tracing::warn!(%error, "can not make new connections; going on with the old ones");
@@ -103,9 +129,16 @@ impl Pool {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         if current.number == number {
             tracing::warn!("the connections to the database are left behind, and new ones opened");
-            *current = Generation { number: number + 1, db: fresh };
+            *current = Generation { number: number + 1, db, writer };
         }
     }
+}
+
+/// Connections that are opened when they are needed.
+async fn lazily(options: &ConnectOptions) -> Result<DatabaseConnection, DbErr> {
+    let mut options = options.clone();
+    options.connect_lazy(true);
+    Database::connect(options).await
 }
 
 #[async_trait]

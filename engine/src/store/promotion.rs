@@ -4,10 +4,12 @@
 //! with what the person saw, the two versions change places, and a decision says who asked and why. Decisions are
 //! only ever appended; the earlier champion is found by reading them.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::registry::{Decision, append, champion_version, swap_champion};
+use super::registry::{self, Decision, append, champion_version, swap_champion};
 use super::rows;
 use super::tx::{Tx, Write};
 use super::{Store, StoreError};
@@ -70,6 +72,7 @@ impl Write for Promote<'_> {
 
     async fn apply(&self, tx: &Tx) -> Result<Moved, StoreError> {
         let (change, version) = (self.change, self.version);
+        registry::lock(tx, &BTreeSet::from([(&change.tenant, &change.name)])).await?;
         let versions = lock_versions(tx, change).await?;
         let from = compare(tx, change).await?;
         let id = || format!("{} version {version}", change.name);
@@ -105,6 +108,7 @@ impl Write for RollBack<'_> {
 
     async fn apply(&self, tx: &Tx) -> Result<Moved, StoreError> {
         let change = self.change;
+        registry::lock(tx, &BTreeSet::from([(&change.tenant, &change.name)])).await?;
         let versions = lock_versions(tx, change).await?;
         if versions.is_empty() {
             return Err(missing("model", change.name.to_string(), change));

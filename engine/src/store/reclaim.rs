@@ -445,6 +445,9 @@ async fn look_at_open(
     Ok(states.get(&key).copied().unwrap_or(before))
 }
 
+/// When a retry is looked at again whose row somebody held: microseconds.
+const SOON: Micros = 10_000;
+
 struct WakeRetries<'a> {
     store: &'a Store,
     scope: &'a ClaimScope,
@@ -474,9 +477,10 @@ impl Write for WakeRetries<'_> {
             unit.move_task(&key, TaskEvent::RetryCameDue, None)?;
         }
         unit.flush().await?;
+        // Also of those: should their holder change nothing, nobody else would ask for them again.
         let sql = format!(
-            "SELECT MIN(t.not_before) AS due FROM task_instance t WHERE t.state = 'retry_wait' \
-             AND t.not_before > $1{filter}"
+            "SELECT MIN(CASE WHEN t.not_before > $1 THEN t.not_before ELSE $1 + {SOON} END) AS due \
+             FROM task_instance t WHERE t.state = 'retry_wait'{filter}"
         );
         let found = tx.all(Self::WHAT, &sql, values).await?;
         let due = found.first().map(|row| rows::get::<Option<i64>>(row, "due")).transpose()?.flatten();

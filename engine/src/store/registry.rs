@@ -4,12 +4,14 @@
 //! champion is no longer the one that the task judged against, nothing is written and the attempt
 //! fails as transient, so that the next one judges anew.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use sea_orm::QueryResult;
 use serde_json::json;
 
+use super::dialect::Dialect;
 use super::tx::{self, Tx};
 use super::{Store, StoreError, rows};
 use crate::id::{ModelName, RunId, TenantId};
@@ -17,7 +19,20 @@ use crate::plan::Micros;
 use crate::registry::{ModelRegistry, ModelStatus, ModelVersion, RegistryChange, RegistryError};
 use crate::task::AttemptIdentity;
 
-/// Applies `changes`; returns why not, if the champion moved meanwhile.
+/// Locks the registry's models of these names until the end of the transaction: versions and decisions are
+/// numbered from what is there. SQLite has one writer.
+pub(super) async fn lock(tx: &Tx, names: &BTreeSet<(&TenantId, &ModelName)>) -> Result<(), StoreError> {
+    if tx.dialect == Dialect::Sqlite {
+        return Ok(());
+    }
+    for (tenant, name) in names {
+        let sql = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))";
+        tx.all("lock a model", sql, vec![format!("model {tenant} {name}").into()]).await?;
+    }
+    Ok(())
+}
+
+/// Applies `changes`, to models that are locked; returns why not, if the champion moved meanwhile.
 pub(super) async fn apply(
     tx: &Tx,
     identity: &AttemptIdentity,

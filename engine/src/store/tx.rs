@@ -278,12 +278,12 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn measure_commits(&self, count: u32) -> Result<Duration, StoreError> {
-        let backend = self.db.get_database_backend();
+        let (writer, backend) = (self.db.writer(), self.db.get_database_backend());
         let started = Instant::now();
         for _ in 0..count {
             let values: [Value; 2] = [Uuid::now_v7().to_string().into(), self.clock.now().into()];
             let statement = Statement::from_sql_and_values(backend, LEAVE_ID, values);
-            self.db.execute_raw(statement).await.map_err(StoreError::query("measure commits"))?;
+            writer.execute_raw(statement).await.map_err(StoreError::query("measure commits"))?;
         }
         Ok(started.elapsed())
     }

@@ -183,9 +183,8 @@ impl Asking<'_> {
             return Ok(tallies);
         }
         let sql = format!(
-            "SELECT t.task, t.state, COUNT(*) AS n, MIN(t.element) AS element FROM task_instance t \
-             WHERE t.tenant = $1 AND t.run = $2 AND t.task IN (SELECT r.task FROM {}) AND t.current \
-             GROUP BY t.task, t.state",
+            "SELECT t.task, t.state, COUNT(*) AS n, MIN(t.element) AS element FROM {} JOIN task_instance t \
+             ON t.task = r.task WHERE t.tenant = $1 AND t.run = $2 AND t.current GROUP BY t.task, t.state",
             self.store.dialect.rows(3, &[("task", Kind::Text)])
         );
         let values = self.values([param(names)]);

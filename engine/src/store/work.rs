@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::claim::Claim;
 use super::create::{DRILL, VERIFY};
 use super::entity::{artifact, document, run, run_document, task_instance};
-use super::{Store, StoreError, rows};
+use super::{NewRun, Store, StoreError, rows};
 use crate::artifact::ArtifactRef;
 use crate::clock::rfc3339;
 use crate::dag::{Dag, InputBinding, Task};
@@ -114,13 +114,13 @@ impl Store {
         let documents = own.map(|it| (it.param.clone(), it.content.clone())).collect();
         let (dag, mut facts) = (Arc::clone(&pinned.dag), pinned.facts.facts());
         let mut registry_at = None;
-        if let Some(parent) = pinned.facts.proves()? {
+        if let Some(parent) = pinned.facts.proves() {
             let stand_in = self.stand_in(&identity.tenant, parent, &identity.instance).await?;
             facts.run_id = stand_in.run.to_string();
             scope.run["id"] = json!(facts.run_id);
             registry_at = stand_in.registry_at;
         }
-        let may_be_memoized = identity.generation.0 == 1 && pinned.facts.row.parent_run.is_none();
+        let may_be_memoized = identity.generation.0 == 1 && pinned.facts.parent.is_none();
         let declared = pinned.facts.faults(&identity.tenant)?;
         let strike = |it: &Fault| it.strikes(&identity.instance, identity.generation, identity.attempt);
         let faults = declared.into_iter().filter(strike).map(|it| it.what).collect();
@@ -134,14 +134,48 @@ impl Store {
             return Ok(Arc::clone(pinned));
         }
         let (facts, documents) = tokio::try_join!(run_facts(&self.db, tenant, run), self.documents(tenant, run))?;
-        let dag = self.dag_version(Digest::parse(&facts.row.dag_version).map_err(corrupt("run"))?).await?;
+        let dag = self.dag_version(facts.dag_version).await?;
         let pinned = Arc::new(Pinned { dag, facts, documents });
+        self.keep_pinned(key, Arc::clone(&pinned));
+        Ok(pinned)
+    }
+
+    fn keep_pinned(&self, key: (TenantId, RunId), pinned: Arc<Pinned>) {
         let mut pins = self.pins();
         if pins.len() >= PINS_KEPT {
             pins.clear();
         }
-        pins.insert(key, Arc::clone(&pinned));
-        Ok(pinned)
+        pins.insert(key, pinned);
+    }
+
+    /// Keeps what a run is pinned to that was just made here, and as likely begins here.
+    pub(super) fn pin(&self, new: &NewRun) {
+        // As whoever reads them from the row: a number may lose its last bit on the way.
+        let read = |value: &Value| serde_json::from_str(&value.to_string());
+        let (Ok(params), Ok(tenant_params)) = (read(&new.params), read(&new.tenant_params)) else { return };
+        let facts = Facts {
+            tenant: new.tenant.clone(),
+            run: new.run,
+            dag_version: new.dag.version,
+            kind: new.kind.as_str().to_owned(),
+            seed: new.seed,
+            params,
+            tenant_params,
+            logical_time: new.logical_time,
+            interval: new.interval,
+            parent: new.kind.parent(),
+            faults: None,
+        };
+        let documents = new.documents.iter().map(|it| PinnedText {
+            task: it.instance.task.to_string(),
+            element: rows::element(it.instance.index),
+            param: it.param.clone(),
+            content: it.content.clone(),
+        });
+        let mut documents: Vec<_> = documents.collect();
+        documents.sort_by(|a, b| a.param.cmp(&b.param));
+        let pinned = Pinned { dag: Arc::clone(&new.dag), facts, documents };
+        self.keep_pinned((new.tenant.clone(), new.run), Arc::new(pinned));
     }
 
     fn pins(&self) -> std::sync::MutexGuard<'_, HashMap<(TenantId, RunId), Arc<Pinned>>> {
@@ -231,15 +265,24 @@ fn corrupt<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> StoreError
 
 /// A run's row with its JSON parsed.
 pub(super) struct Facts {
-    row: run::Model,
+    tenant: TenantId,
+    run: RunId,
+    dag_version: Digest,
+    kind: String,
+    seed: u64,
     params: Value,
-    tenant: Value,
+    tenant_params: Value,
+    logical_time: Micros,
+    interval: Option<(Micros, Micros)>,
+    parent: Option<RunId>,
+    /// JSON.
+    faults: Option<String>,
 }
 
 impl Facts {
     /// The run's seed.
     pub(super) fn seed(&self) -> u64 {
-        self.row.seed.cast_unsigned()
+        self.seed
     }
 
     /// Resolved parameters.
@@ -249,33 +292,32 @@ impl Facts {
 
     /// The tenant's facts and parameters.
     pub(super) fn tenant_params(&self) -> &Value {
-        &self.tenant
+        &self.tenant_params
     }
 
     /// The moment that the run is about.
     pub(super) fn logical_time(&self) -> Micros {
-        self.row.logical_time
+        self.logical_time
     }
 
     /// The data interval.
     pub(super) fn interval(&self) -> Option<(Micros, Micros)> {
-        self.row.interval_start.zip(self.row.interval_end)
+        self.interval
     }
 
     /// The run that this one verifies.
-    pub(super) fn proves(&self) -> Result<Option<RunId>, StoreError> {
-        let parent = self.row.parent_run.as_deref().filter(|_| self.row.kind == VERIFY);
-        parent.map(RunId::parse).transpose().map_err(corrupt("run"))
+    pub(super) fn proves(&self) -> Option<RunId> {
+        self.parent.filter(|_| self.kind == VERIFY)
     }
 
     /// What goes wrong with the run's attempts. Only a drill run of a drill tenant has faults, whatever its row says:
     /// here is where that is decided for every executor.
     fn faults(&self, tenant: &TenantId) -> Result<Vec<Fault>, StoreError> {
-        let Some(text) = &self.row.faults else { return Ok(Vec::new()) };
-        if self.row.kind != DRILL || !tenant.is_drill() {
+        let Some(text) = &self.faults else { return Ok(Vec::new()) };
+        if self.kind != DRILL || !tenant.is_drill() {
             tracing::warn!(
-                run = self.row.run,
-                kind = self.row.kind,
+                run = %self.run,
+                kind = self.kind,
                 "faults of a run that is no drill are not injected"
             );
             return Ok(Vec::new());
@@ -284,19 +326,19 @@ impl Facts {
     }
 
     /// The run's id as templates and tasks print it.
-    fn printed_id(&self) -> &str {
-        self.row.parent_run.as_deref().filter(|_| self.row.kind == VERIFY).unwrap_or(&self.row.run)
+    fn printed_id(&self) -> RunId {
+        self.proves().unwrap_or(self.run)
     }
 
     fn facts(&self) -> RunFacts {
         RunFacts {
-            run_id: self.printed_id().to_owned(),
-            dag_version: self.row.dag_version.clone(),
+            run_id: self.printed_id().to_string(),
+            dag_version: self.dag_version.to_string(),
             params: self.params.clone(),
-            seed: self.row.seed.cast_unsigned(),
-            logical_time: rfc3339(self.row.logical_time),
-            interval_start: self.row.interval_start.map(rfc3339),
-            interval_end: self.row.interval_end.map(rfc3339),
+            seed: self.seed,
+            logical_time: rfc3339(self.logical_time),
+            interval_start: self.interval.map(|(start, _)| rfc3339(start)),
+            interval_end: self.interval.map(|(_, end)| rfc3339(end)),
         }
     }
 }
@@ -308,9 +350,19 @@ pub(super) async fn run_facts<C: ConnectionTrait>(db: &C, tenant: &TenantId, id:
         .await
         .map_err(StoreError::query("read the run"))?
         .ok_or_else(|| StoreError::NotFound { what: "run", id: id.to_string(), tenant: tenant.to_string() })?;
-    let params = serde_json::from_str(&row.params).map_err(corrupt("run"))?;
-    let tenant = serde_json::from_str(&row.tenant_params).map_err(corrupt("run"))?;
-    Ok(Facts { row, params, tenant })
+    Ok(Facts {
+        tenant: tenant.clone(),
+        run: id,
+        dag_version: Digest::parse(&row.dag_version).map_err(corrupt("run"))?,
+        kind: row.kind,
+        seed: row.seed.cast_unsigned(),
+        params: serde_json::from_str(&row.params).map_err(corrupt("run"))?,
+        tenant_params: serde_json::from_str(&row.tenant_params).map_err(corrupt("run"))?,
+        logical_time: row.logical_time,
+        interval: row.interval_start.zip(row.interval_end),
+        parent: row.parent_run.as_deref().map(RunId::parse).transpose().map_err(corrupt("run"))?,
+        faults: row.faults,
+    })
 }
 
 /// What the templates of `value` see, in a task of this run.
@@ -328,31 +380,28 @@ pub(super) async fn scope<C: ConnectionTrait>(
         .filter_map(|reference| reference.path.get(1).cloned())
         .collect();
     let element = index.and_then(|index| task.matrix.get(usize::try_from(index).ok()?));
-    let row = &facts.row;
     Ok(Scope {
         params: facts.params.clone(),
-        tenant: facts.tenant.clone(),
+        tenant: facts.tenant_params.clone(),
         run: json!({
-            "id": facts.printed_id(),
-            "logical_time": rfc3339(row.logical_time),
-            "interval_start": row.interval_start.map(rfc3339),
-            "interval_end": row.interval_end.map(rfc3339),
-            "seed": row.seed.cast_unsigned(),
+            "id": facts.printed_id().to_string(),
+            "logical_time": rfc3339(facts.logical_time),
+            "interval_start": facts.interval.map(|(start, _)| rfc3339(start)),
+            "interval_end": facts.interval.map(|(_, end)| rfc3339(end)),
+            "seed": facts.seed,
         }),
         matrix: element.map_or(Value::Null, |element| json!(element)),
-        tasks: outputs(db, row, &named).await?,
+        tasks: outputs(db, facts, &named).await?,
     })
 }
 
 /// `{task: {"outputs": ...}}`; a task with a matrix has a list, in the order of its elements.
-async fn outputs<C: ConnectionTrait>(db: &C, run: &run::Model, named: &BTreeSet<String>) -> Result<Value, StoreError> {
+async fn outputs<C: ConnectionTrait>(db: &C, facts: &Facts, named: &BTreeSet<String>) -> Result<Value, StoreError> {
     if named.is_empty() {
         return Ok(json!({}));
     }
-    let tenant = TenantId::parse(&run.tenant).map_err(corrupt("run"))?;
-    let id = RunId::parse(&run.run).map_err(corrupt("run"))?;
     let mut all = Map::new();
-    for row in instances(db, &tenant, id, named.iter().map(String::as_str)).await? {
+    for row in instances(db, &facts.tenant, facts.run, named.iter().map(String::as_str)).await? {
         let outputs: Value = match &row.outputs {
             Some(text) => serde_json::from_str(text).map_err(corrupt("task instance"))?,
             None => Value::Null,
