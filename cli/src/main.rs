@@ -4,6 +4,9 @@
 //! person and a script, `project` finds DAGs, tenants and documents. Nothing here knows a state
 //! machine or a model.
 
+// An optimized build lays out futures within futures, from a command down to the driver of the database.
+#![recursion_limit = "256"]
+
 mod args;
 mod commands;
 mod exit;

@@ -3,6 +3,9 @@
 //! No HTTP, no terminal, no concrete task, no machine learning. Read the modules in the order of
 //! docs/architecture.md.
 
+// An optimized build lays out futures within futures, from a command down to the driver of the database.
+#![recursion_limit = "256"]
+
 pub mod artifact;
 pub mod clock;
 pub mod config;

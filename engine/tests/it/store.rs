@@ -187,6 +187,7 @@ on_both!(
     a_lost_worker_is_replaced_and_the_third_loss_quarantines,
     a_cancel_ends_what_waits_and_keeps_what_ended,
     the_last_two_of_a_run_finish_at_once,
+    versions_that_are_registered_at_once_are_numbered_one_after_the_other,
     promotion_is_one_compare_and_swap,
     foreign_and_unknown_runs_look_the_same,
     events_have_no_gap,
@@ -474,6 +475,26 @@ pub(crate) fn promotion(expected: Option<u32>) -> Outcome {
         RegistryChange::Decide { name, promoted: true, reason: "better".into(), decision: json!({}) },
     ];
     Outcome::Succeeded { outputs: json!({}), registry }
+}
+
+async fn versions_that_are_registered_at_once_are_numbered_one_after_the_other(bed: Bed) {
+    let session = bed.session().await;
+    let mut claims = Vec::new();
+    for _ in 0..6 {
+        bed.start(CHAIN).await;
+        claims.push(bed.claim(session, 1).await.remove(0));
+    }
+    let reports: Vec<_> = claims.iter().map(|claim| [finish(session, claim, registered())]).collect();
+    let [a, b, c, d, e, f] = &reports[..] else { panic!("six") };
+    let finish = |report| bed.store.finish(report, None);
+    let (a, b, c, d, e, f) = tokio::join!(finish(a), finish(b), finish(c), finish(d), finish(e), finish(f));
+    for finished in [a, b, c, d, e, f] {
+        finished.expect("none is in the way of another");
+    }
+    let mut versions: Vec<_> =
+        bed.store.models(None, None).await.expect("ok").iter().map(|it| it.version.version).collect();
+    versions.sort_unstable();
+    assert_eq!(versions, [1, 2, 3, 4, 5, 6]);
 }
 
 async fn promotion_is_one_compare_and_swap(bed: Bed) {
