@@ -165,6 +165,8 @@ impl Secrets {
 
     fn one(&self, tenant: &TenantId, name: &SecretName) -> Result<SecretText, Refused> {
         let (owner, variable) = (owner(tenant), variable(tenant, name));
+        // First of all: one that is mounted meanwhile is looked into by the next try.
+        let is_there = self.folder.as_deref().is_none_or(Path::exists);
         let from_file = match &self.folder {
             Some(folder) => self.file(folder, &owner, name)?,
             None => None,
@@ -178,7 +180,8 @@ impl Secrets {
             (None, Some(variable)) => format!("the variable {variable}"),
             (None, None) => format!("[secrets] folder = \"FOLDER\" and the file FOLDER/{owner}/{name}"),
         };
-        let value = found.ok_or_else(|| missing((self.folder.as_deref(), &variable), (tenant, name), &place))?;
+        let value =
+            found.ok_or_else(|| missing((self.folder.as_deref(), is_there, &variable), (tenant, name), &place))?;
         if value.is_empty() {
             let message = format!("secret {name} of tenant {tenant} is empty; write its value into {place}, and retry");
             return Err(Refused::for_good(message));
@@ -306,14 +309,13 @@ fn unreadable(path: &Path, error: &io::Error) -> Refused {
 }
 
 fn missing(
-    (folder, variable): (Option<&Path>, &Option<String>),
+    (folder, is_there, variable): (Option<&Path>, bool, &Option<String>),
     (tenant, name): (&TenantId, &SecretName),
     place: &str,
 ) -> Refused {
-    // Who knows what is in it once it is mounted.
-    let is_passing = folder.is_some_and(|folder| !folder.exists());
     let folder = match folder {
-        Some(folder) if is_passing => format!("there is no folder {} (is it mounted?)", folder.display()),
+        // Who knows what is in it once it is mounted.
+        Some(folder) if !is_there => format!("there is no folder {} (is it mounted?)", folder.display()),
         Some(folder) => format!("there is no file {}", folder.join(owner(tenant)).join(name.as_str()).display()),
         None => "[secrets] folder is not set".to_owned(),
     };
@@ -325,7 +327,7 @@ fn missing(
     let message = format!(
         "secret {name} of tenant {tenant} is missing: {folder}, and {variable}; write its value into {place}, and retry"
     );
-    Refused { is_passing, message }
+    Refused { is_passing: !is_there, message }
 }
 
 impl Refused {
