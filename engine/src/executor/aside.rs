@@ -54,7 +54,6 @@ impl Aside {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
 
     use super::*;
@@ -65,14 +64,14 @@ mod tests {
     #[test]
     fn secrets_that_hang_take_few_threads_nobody_elses_and_hold_up_no_end() {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-        let (aside, begun) = (Aside::default(), Arc::new(AtomicUsize::new(0)));
+        let (aside, (begins, begun)) = (Aside::default(), mpsc::channel());
         let (wakes, sleeps) = mpsc::channel::<()>();
         let sleeps = Arc::new(Mutex::new(sleeps));
         runtime.block_on(async {
             for _ in 0..2 * THREADS {
-                let (begun, sleeps) = (Arc::clone(&begun), Arc::clone(&sleeps));
+                let (begins, sleeps) = (begins.clone(), Arc::clone(&sleeps));
                 let hang = move || {
-                    begun.fetch_add(1, Ordering::SeqCst);
+                    begins.send(()).ok();
                     sleeps.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
                 };
                 let answer = aside.run(("acme", SOON), hang).await;
@@ -80,7 +79,8 @@ mod tests {
             }
             assert_eq!(aside.run(("beta", LATE), || 7).await.expect("beta's answers"), 7);
         });
-        assert_eq!(begun.load(Ordering::SeqCst), THREADS);
+        (0..THREADS).for_each(|_| begun.recv_timeout(LATE).expect("a thread that hangs"));
+        assert!(begun.try_recv().is_err(), "and no more of them");
         // Waits for its own threads, which is for ever if one of them hangs.
         drop(runtime);
         drop(wakes);
