@@ -28,6 +28,7 @@ impl Stand {
         bench.set("HEADWORKS_SECRETS_FOLDER", "secrets");
         let scratch = bench.path("scratch").display().to_string();
         bench.set("HEADWORKS_EXECUTOR_SCRATCH", scratch);
+        std::fs::create_dir(bench.path("secrets")).expect("a folder, as yet empty");
         let stand = Self { bench, said: String::new() };
         stand.tenant("acme").task(script, &format!("isolation = \"{isolation}\""));
         stand
@@ -153,11 +154,34 @@ fn a_program_in_its_own_process_gets_the_value_and_nothing_keeps_it() {
 }
 
 #[test]
-fn a_program_below_the_worker_gets_the_value_and_nothing_keeps_it() {
+fn a_program_with_a_secret_is_never_below_its_worker() {
     let (mut stand, canary) = (Stand::new(NOSY, "inline"), canary());
     stand.give("acme", &canary);
     nosy(&mut stand);
+    stand.task("tr '\\0' ' ' < /proc/$PPID/cmdline", "isolation = \"inline\"");
+    let run = stand.run(0);
+    assert_eq!(stand.lines(&run), ["headworks attempt "]);
     stand.holds_nothing_of(&canary);
+}
+
+#[test]
+fn a_value_of_digits_is_no_number_in_the_outputs() {
+    let digits = format!("{}", 10_u128.pow(37) + Uuid::new_v4().as_u128() / 10);
+    let script = "printf '{\"all\": [%s, -%s.0, 7], \"%s\": 1}' $TOKEN $TOKEN $TOKEN > $HEADWORKS_OUTPUTS";
+    let mut stand = Stand::new(script, "process");
+    for value in [&digits[..18], &digits[..20], &digits] {
+        stand.give("acme", value);
+        let run = stand.run(0);
+        let shown = stand.json(&["runs", "show", run["run_id"].as_str().expect("an id"), "--json"], 0);
+        assert_eq!(shown["outputs"]["a"], serde_json::json!({"all": ["***", "***", 7], "***": 1}));
+        stand.lines(&run);
+    }
+    // Those that all three have, also behind the point of `1.2e37`.
+    let digits = &digits[1..15];
+    for path in holders(&stand.bench.path(""), digits.as_bytes()) {
+        assert!(path.starts_with(stand.bench.path("secrets")), "{}", path.display());
+    }
+    assert!(!stand.said.contains(digits), "{}", stand.said);
 }
 
 #[test]
@@ -195,6 +219,11 @@ fn what_a_program_died_of_is_told_without_it() {
         // More than the last 4 KiB that a message holds: the beginning of the value is cut off.
         ("inline", "echo $TOKEN; head -c 4060 /dev/zero | tr '\\0' x; exit 1", "xxx"),
         ("process", "echo \"[\\\"$TOKEN\\\"]\" > $HEADWORKS_OUTPUTS", "no JSON"),
+        (
+            "process",
+            "printf '[\"%070d%s\"]' 0 \"${TOKEN#*\\\"}\" | tr -d '\\\\' > $HEADWORKS_OUTPUTS",
+            "wrote an array,",
+        ),
         ("process", KILLED, "killed by SIGKILL; it printed last:\ndenied "),
     ] {
         let mut stand = Stand::new(script, isolation);

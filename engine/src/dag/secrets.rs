@@ -52,16 +52,16 @@ pub fn put_secret(with: &mut Value, path: &[String], text: &str) {
 /// `with` as it is judged, a text in place of each reference, and the references that are refused: what else is wrong
 /// at their places is not told.
 pub(super) fn check(task: &TaskSpec<'_, '_>, kind: &KindInfo, sink: &mut Sink<'_>) -> (Value, HashSet<Vec<String>>) {
-    let mut with = task.with.value.clone();
+    let (mut with, mut refused) = (task.with.value.clone(), HashSet::new());
     for (path, table) in tables_at(&task.with.value, kind.secrets) {
         if let Err(wrong) = read(table) {
             let message = format!("{}: {}", place(task, &path), wrong.message);
             let diagnostic = Diagnostic::error("dag::bad_secret", task.with.span_at(&path), message);
             sink.push(diagnostic.label("refers to no secret").help(wrong.help));
+            refused.insert(path.clone());
         }
         put_secret(&mut with, &path, STAND_IN);
     }
-    let mut refused = HashSet::new();
     for path in misplaced(&with, &kind.params) {
         let takes = match kind.secrets {
             [] => format!("kind {} takes none", kind.name),

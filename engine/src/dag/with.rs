@@ -29,7 +29,9 @@ pub(crate) fn check(spec: &DagSpec<'_, '_>, task: &TaskSpec<'_, '_>, kind: &Kind
         let with = fill_in(&given, &scope);
         let mut misfits = schema::judge_templated(&kind.params, &with);
         misfits.retain(|misfit| !secrets::is_below(&refused, &misfit.path));
-        let problems = if misfits.is_empty() && !has_template(&with) { (kind.check)(&with) } else { Vec::new() };
+        // What stands in for a reference that is refused is no value of anybody's.
+        let is_whole = refused.is_empty() && misfits.is_empty() && !has_template(&with);
+        let problems = if is_whole { (kind.check)(&with) } else { Vec::new() };
         for misfit in misfits {
             if told.insert((misfit.path.clone(), misfit.message.clone())) {
                 note_misfit(task, misfit, sink);

@@ -173,7 +173,9 @@ async fn begin(environment: &Arc<Environment>, claim: &Claim, cancel: &Cancellat
         Some((memo, Some(hit))) => return Ok(Start::Memoized(Box::new((hit, work.inputs, memo)))),
         other => other.map(|(memo, _)| memo),
     };
-    let resolved = secrets::resolve(environment, (&claim.identity.tenant, task), with).await?;
+    let resolved = secrets::resolve(environment, (&claim.identity.tenant, task), with, cancel).await?;
+    // What a panic prints is heard by its worker then, and not printed by it as it is.
+    let isolation = if resolved.values.is_empty() { isolation } else { Isolation::Process };
     // Whichever comes first: the limit of an attempt, or what is left of the limit over all of them.
     let left = claim.end_by.map(|by| Duration::from_micros(u64::try_from(by - environment.store.now()).unwrap_or(0)));
     let limit = task.timeouts.attempt.into_iter().chain(left).min();

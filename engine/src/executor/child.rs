@@ -34,6 +34,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::attempt::Stop;
+use super::fault::Watch;
 use super::handover::{HandBack, ProcessLimits, Spec};
 use super::kin::Kin;
 use super::log::LogSender;
@@ -148,10 +149,10 @@ pub(super) fn start(
     let waiter = tokio::task::spawn_blocking(move || wait(child, id, &shared));
     let last = Arc::default();
     // Only a drill's attempt has something to say.
-    let held = fault::held_at(&spec.faults).map(|_| Arc::clone(held));
+    let watch = fault::held_at(&spec.faults).map(|_| Watch::new(held));
     let readers = vec![
         read(Receiver::from_owned_fd(OwnedFd::from(out))?, LogStream::Stdout, (log, None), &last),
-        read(Receiver::from_owned_fd(OwnedFd::from(err))?, LogStream::Stderr, (log, held), &last),
+        read(Receiver::from_owned_fd(OwnedFd::from(err))?, LogStream::Stderr, (log, watch), &last),
     ];
     let feeder = feed(Sender::from_owned_fd(OwnedFd::from(input))?, line);
     let (mark, hand_back) = (spec.mark.clone(), spec.hand_back.clone());
@@ -327,7 +328,7 @@ fn feed(mut input: Sender, line: Vec<u8>) -> JoinHandle<()> {
 fn read(
     mut output: Receiver,
     stream: LogStream,
-    (log, held): (&Arc<LogSender>, Option<Arc<Notify>>),
+    (log, mut watch): (&Arc<LogSender>, Option<Watch>),
     last: &Arc<Mutex<LastLines>>,
 ) -> JoinHandle<()> {
     let (log, last) = (Arc::clone(log), Arc::clone(last));
@@ -345,8 +346,8 @@ fn read(
                 Ok(count) => {
                     lock(&last).push(&hidden.push(&buffer[..count]));
                     log.write(stream, &buffer[..count]).await;
-                    if let Some(held) = held.as_ref().filter(|_| lock(&last).text().contains(fault::HELD)) {
-                        held.notify_one();
+                    if let Some(watch) = &mut watch {
+                        watch.push(&buffer[..count]);
                     }
                 }
             }
@@ -362,6 +363,38 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::artifact::{ArtifactStore, KeyPrefix};
+    use crate::executor::log::Log;
+    use crate::id::{DagId, Epoch, Generation, InstanceId, RunId, TaskId, TenantId};
+    use crate::secret::{Redactor, SecretText};
+
+    #[tokio::test]
+    async fn a_drill_hears_of_a_held_attempt_whose_secret_is_a_word_of_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let artifacts = ArtifactStore::open(folder.path().to_str().expect("UTF-8")).expect("a local store");
+        let redactor = Redactor::new(&[SecretText::new("drill holds".to_owned())]);
+        let attempt = KeyPrefix {
+            tenant: TenantId::parse("acme").expect("an id"),
+            dag: DagId::parse("t").expect("an id"),
+            run: RunId::from_uuid(uuid::Uuid::nil()),
+            instance: InstanceId::new(TaskId::parse("a").expect("an id"), None),
+            generation: Generation(1),
+            epoch: Epoch(1),
+        };
+        let log = Log::open(&Arc::new(artifacts), attempt, 1 << 20, redactor);
+        let (mut sender, receiver) = tokio::net::unix::pipe::pipe().expect("a pipe");
+        let (held, last) = (Arc::default(), Arc::default());
+        let reader = read(receiver, LogStream::Stderr, (&log.sender(), Some(Watch::new(&held))), &last);
+        let (first, second) = fault::HELD.split_at(20);
+        for piece in ["before\n", first, second, "\n"] {
+            sender.write_all(piece.as_bytes()).await.expect("written");
+            tokio::task::yield_now().await;
+        }
+        drop(sender);
+        reader.await.expect("it ends");
+        tokio::time::timeout(DRAIN, held.notified()).await.expect("it was told");
+        assert_eq!(lock(&last).text(), "before\nheadworks: a *** this attempt here");
+    }
 
     #[test]
     fn the_loaders_variables_are_never_passed() {

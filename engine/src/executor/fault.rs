@@ -28,6 +28,30 @@ use crate::task::{AttemptIdentity, ErrorClass, Skew};
 /// What an attempt's process prints when it is held for its killing.
 pub(super) const HELD: &str = "headworks: a drill holds this attempt here";
 
+/// Looks for [`HELD`] in what an attempt's process prints: in the bytes as they come, which may hold a secret.
+pub(super) struct Watch {
+    held: Arc<Notify>,
+    /// What may be its beginning.
+    end: Vec<u8>,
+}
+
+impl Watch {
+    /// Tells `held` once it was printed.
+    pub(super) fn new(held: &Arc<Notify>) -> Self {
+        Self { held: Arc::clone(held), end: Vec::new() }
+    }
+
+    /// Looks at the next bytes.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.end.extend_from_slice(bytes);
+        if self.end.windows(HELD.len()).any(|part| part == HELD.as_bytes()) {
+            self.held.notify_one();
+        }
+        let rest = self.end.len().saturating_sub(HELD.len() - 1);
+        self.end.drain(..rest);
+    }
+}
+
 /// Puts on record what strikes from the beginning.
 ///
 /// # Errors

@@ -4,6 +4,7 @@
 //! in `dispatch`, one attempt in `attempt`, the lease in `session`. It never meets a scheduler: they
 //! share the store.
 
+mod aside;
 mod attempt;
 mod child;
 mod dispatch;

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
+use super::aside::Aside;
 use super::attempt::Environment;
 use super::failed;
 use crate::dag::{KindCatalog, SecretReference, Task, put_secret, secret_references};
@@ -31,7 +33,7 @@ pub(super) const VARIABLE_PREFIX: &str = "HEADWORKS_SECRET__";
 /// The most that a secret may weigh, in bytes: a chain of certificates, and less than a variable may hold.
 const LIMIT: u64 = 64 << 10;
 
-/// How long a folder may take: it may be on a network, and an attempt that begins hears no cancel.
+/// How long a folder may take: it may be on a network.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where secrets are.
@@ -39,6 +41,7 @@ pub(super) struct Secrets {
     folder: Option<PathBuf>,
     /// Files that others may read, and that people were told of.
     told: Mutex<HashSet<PathBuf>>,
+    threads: Aside,
 }
 
 /// A task's parameters with the values of its secrets.
@@ -60,27 +63,30 @@ struct Refused {
 /// Puts values in place of the references that the task's own text has. What a template yielded is data.
 ///
 /// # Errors
-/// The attempt's outcome: each secret that is missing or can not be read, where it was looked for, how to mend it.
+/// The attempt's outcome: each secret that is missing or can not be read, where it was looked for, how to mend it; or
+/// that it was told to stop.
 pub(super) async fn resolve(
     environment: &Arc<Environment>,
     (tenant, task): (&TenantId, &Task),
     with: Value,
+    cancel: &CancellationToken,
 ) -> Result<Resolved, Outcome> {
     let places = environment.kinds.kind(&task.kind).map(|kind| kind.secrets).unwrap_or_default();
     let references = secret_references(&task.with, places);
     if references.is_empty() {
         return Ok(Resolved { with, ..Resolved::default() });
     }
-    let (shared, tenant) = (Arc::clone(environment), tenant.clone());
+    let (shared, owner, tenant) = (Arc::clone(environment), owner(tenant), tenant.clone());
     let find = move || shared.secrets.find(&tenant, references).map(|found| fill_in(with, &found));
-    let looked = tokio::task::spawn_blocking(find);
-    let found = match tokio::time::timeout(PATIENCE, looked).await {
-        Ok(Ok(found)) => found,
-        Ok(Err(error)) => Err(Refused::passing(format!("the secrets were not looked up: {error}"))),
-        Err(_) => {
-            Err(Refused::passing(format!("the folder of the secrets did not answer within {} s", PATIENCE.as_secs())))
+    let found = tokio::select! {
+        found = environment.secrets.threads.run((&owner, PATIENCE), find) => found,
+        () = cancel.cancelled() => {
+            let message = "was told to stop while its secrets were looked up".to_owned();
+            return Err(failed(FailureKind::Canceled, ErrorClass::System, message));
         }
     };
+    let no_answer = |error| Refused::passing(format!("the folder of the secrets can not be read: {error}"));
+    let found = found.map_err(no_answer).flatten();
     found.map_err(|refused| {
         let kind = if refused.is_passing { FailureKind::Transient } else { FailureKind::Permanent };
         failed(kind, ErrorClass::System, refused.message)
@@ -127,7 +133,7 @@ fn redacted_change(change: RegistryChange, redactor: &Redactor) -> RegistryChang
 
 impl Secrets {
     pub(super) fn new(folder: Option<PathBuf>) -> Self {
-        Self { folder, told: Mutex::default() }
+        Self { folder, told: Mutex::default(), threads: Aside::default() }
     }
 
     /// All of them, or all that is wrong. Blocks.
@@ -159,6 +165,8 @@ impl Secrets {
 
     fn one(&self, tenant: &TenantId, name: &SecretName) -> Result<SecretText, Refused> {
         let (owner, variable) = (owner(tenant), variable(tenant, name));
+        // First of all: one that is mounted meanwhile is looked into by the next try.
+        let is_there = self.folder.as_deref().is_none_or(Path::exists);
         let from_file = match &self.folder {
             Some(folder) => self.file(folder, &owner, name)?,
             None => None,
@@ -172,7 +180,8 @@ impl Secrets {
             (None, Some(variable)) => format!("the variable {variable}"),
             (None, None) => format!("[secrets] folder = \"FOLDER\" and the file FOLDER/{owner}/{name}"),
         };
-        let value = found.ok_or_else(|| missing((self.folder.as_deref(), &variable), (tenant, name), &place))?;
+        let value =
+            found.ok_or_else(|| missing((self.folder.as_deref(), is_there, &variable), (tenant, name), &place))?;
         if value.is_empty() {
             let message = format!("secret {name} of tenant {tenant} is empty; write its value into {place}, and retry");
             return Err(Refused::for_good(message));
@@ -182,16 +191,20 @@ impl Secrets {
 
     /// The text of a file below the tenant's folder; `None` if there is none.
     fn file(&self, folder: &Path, owner: &str, name: &SecretName) -> Result<Option<String>, Refused> {
-        let home = folder.join(owner);
-        let path = home.join(name.as_str());
-        let real = |path: &Path| match fs::canonicalize(path) {
+        let (home, path) = (folder.join(owner), folder.join(owner).join(name.as_str()));
+        // `named` is the place as people know it: a link whose end is gone is being turned elsewhere.
+        let real = |path: &Path, named: &Path| match fs::canonicalize(path) {
             Ok(path) => Ok(Some(path)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::symlink_metadata(named) {
+                Ok(_) => Err(being_replaced(named)),
+                Err(_) => Ok(None),
+            },
             Err(error) => Err(unreadable(path, &error)),
         };
-        let (Some(root), Some(home), Some(file)) = (real(folder)?, real(&home)?, real(&path)?) else {
-            return Ok(None);
-        };
+        // Each below the one before, so that all three are of one time.
+        let Some(root) = real(folder, folder)? else { return Ok(None) };
+        let Some(home) = real(&root.join(owner), &home)? else { return Ok(None) };
+        let Some(file) = real(&home.join(name.as_str()), &path)? else { return Ok(None) };
         // Kubernetes mounts a secret as a link to a link (`name -> ..data/name`, `..data -> ..<date>`), which may lead
         // about within the folder, never out of the tenant's.
         if !home.starts_with(&root) || !home.ends_with(owner) || !file.starts_with(&home) {
@@ -201,16 +214,17 @@ impl Secrets {
             );
             return Err(Refused::for_good(message));
         }
-        self.tell_if_open(&file);
+        self.tell_if_open(&file, &path);
         read(&file).map(Some)
     }
 
-    /// Warns, once, of a file that others may read. No more: a mount of Kubernetes is readable by all.
-    fn tell_if_open(&self, file: &Path) {
+    /// Warns, once for each `named` path, of a file that others may read. No more: a mount of Kubernetes is readable by
+    /// all, and is another file whenever it is renewed.
+    fn tell_if_open(&self, file: &Path, named: &Path) {
         let Ok(facts) = fs::metadata(file) else { return };
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if facts.mode() & 0o077 != 0 && told.insert(file.to_owned()) {
-            tracing::warn!(file = %file.display(), "other users may read this secret; chmod 600 keeps it to the worker");
+        if facts.mode() & 0o077 != 0 && told.insert(named.to_owned()) {
+            tracing::warn!(file = %named.display(), "other users may read this secret; chmod 600 keeps it to the worker");
         }
     }
 }
@@ -244,7 +258,7 @@ fn from_environment(variable: &str) -> Result<Option<String>, Refused> {
 fn read(path: &Path) -> Result<String, Refused> {
     let passing = |error: &io::Error| match error.kind() {
         // It was there a moment ago: a mount that is being renewed.
-        io::ErrorKind::NotFound => Refused::passing(format!("the secret's file {} is being replaced", path.display())),
+        io::ErrorKind::NotFound => being_replaced(path),
         _ => unreadable(path, error),
     };
     let no_file = || Refused::for_good(format!("the secret's file {} is no regular file", path.display()));
@@ -255,7 +269,7 @@ fn read(path: &Path) -> Result<String, Refused> {
     let file = File::open(path).map_err(|error| passing(&error))?;
     let facts = file.metadata().map_err(|error| passing(&error))?;
     if (facts.dev(), facts.ino()) != (seen.dev(), seen.ino()) {
-        return Err(Refused::passing(format!("the secret's file {} is being replaced", path.display())));
+        return Err(being_replaced(path));
     }
     let mut bytes = Vec::new();
     // With room for a line's end, and for one byte too many.
@@ -277,6 +291,10 @@ fn read(path: &Path) -> Result<String, Refused> {
     Ok(text)
 }
 
+fn being_replaced(path: &Path) -> Refused {
+    Refused::passing(format!("the secret's file {} is being replaced", path.display()))
+}
+
 fn unreadable(path: &Path, error: &io::Error) -> Refused {
     let message = format!("the secret's file {} can not be read: {error}", path.display());
     match error.kind() {
@@ -291,11 +309,13 @@ fn unreadable(path: &Path, error: &io::Error) -> Refused {
 }
 
 fn missing(
-    (folder, variable): (Option<&Path>, &Option<String>),
+    (folder, is_there, variable): (Option<&Path>, bool, &Option<String>),
     (tenant, name): (&TenantId, &SecretName),
     place: &str,
 ) -> Refused {
     let folder = match folder {
+        // Who knows what is in it once it is mounted.
+        Some(folder) if !is_there => format!("there is no folder {} (is it mounted?)", folder.display()),
         Some(folder) => format!("there is no file {}", folder.join(owner(tenant)).join(name.as_str()).display()),
         None => "[secrets] folder is not set".to_owned(),
     };
@@ -307,7 +327,7 @@ fn missing(
     let message = format!(
         "secret {name} of tenant {tenant} is missing: {folder}, and {variable}; write its value into {place}, and retry"
     );
-    Refused::for_good(message)
+    Refused { is_passing: !is_there, message }
 }
 
 impl Refused {
@@ -328,7 +348,7 @@ impl Refused {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use serde_json::json;
 
@@ -428,6 +448,62 @@ mod tests {
         let pipe = bed.0.path().join("acme/pipe");
         assert!(std::process::Command::new("mkfifo").arg(pipe).status().expect("mkfifo runs").success());
         assert!(bed.refused("pipe").contains("no regular file"), "and nobody waits for its writer");
+    }
+
+    /// Mounts a folder anew as Kubernetes does: the new one, the link to it, and then the old one goes.
+    fn renew(root: &Path, number: usize) {
+        let (old, new) = (root.join(format!("..{number}")), root.join(format!("..{}", number + 1)));
+        for path in ["acme/token", "token"] {
+            fs::create_dir_all(new.join(path).parent().expect("a folder")).expect("made");
+            fs::write(new.join(path), path).expect("written");
+            fs::set_permissions(new.join(path), fs::Permissions::from_mode(0o644)).expect("readable by all");
+        }
+        symlink(new.file_name().expect("a name"), root.join("..tmp")).expect("linked");
+        fs::rename(root.join("..tmp"), root.join("..data")).expect("turned");
+        fs::remove_dir_all(old).ok();
+    }
+
+    #[test]
+    fn a_mount_that_is_renewed_fails_no_secret_for_good_and_is_warned_of_once() {
+        let whole = Bed::new(&[]);
+        renew(whole.0.path(), 0);
+        whole.link("..data/acme", "acme");
+        let each = Bed::new(&[("acme/file", b"")]);
+        let home = each.0.path().join("acme");
+        renew(&home, 0);
+        each.link("..data/token", "acme/token");
+        std::thread::scope(|scope| {
+            let roots = [whole.0.path().to_owned(), home];
+            let renew_all = move || (1..1_000).for_each(|n| roots.iter().for_each(|root| renew(root, n)));
+            let renewing = Arc::new(scope.spawn(renew_all));
+            for bed in [&whole, &each] {
+                let renewing = Arc::clone(&renewing);
+                scope.spawn(move || {
+                    let secrets = Secrets::new(Some(bed.0.path().to_owned()));
+                    while !renewing.is_finished() {
+                        let found = secrets.one(&tenant("acme"), &name("token"));
+                        assert!(found.as_ref().map_or_else(|refused| refused.is_passing, |_| true), "{found:?}");
+                    }
+                    secrets.one(&tenant("acme"), &name("token")).expect("it rests");
+                    assert_eq!(secrets.told.lock().expect("whole").len(), 1);
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_and_a_folder_that_is_not_there_may_pass() {
+        let bed = Bed::new(&[("acme/token", b"value")]);
+        bed.link("..data/gone", "acme/gone");
+        bed.link("..data/beta", "beta");
+        for (of, secret) in [("acme", "gone"), ("beta", "token")] {
+            let (is_passing, message) = bed.one(of, secret).expect_err("nothing is there");
+            assert!(is_passing && message.contains("is being replaced"), "{message}");
+        }
+        bed.refused("never");
+        let folder = bed.0.path().join("not-mounted");
+        let refused = Secrets::new(Some(folder)).one(&tenant("acme"), &name("token")).expect_err("no folder");
+        assert!(refused.is_passing && refused.message.contains("there is no folder"), "{}", refused.message);
     }
 
     #[test]

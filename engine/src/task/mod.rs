@@ -51,7 +51,8 @@ pub trait Task: Send + Sync + 'static {
     /// Parameters that name a document of the project: (parameter, folder below `dags/`).
     const DOCUMENTS: &'static [(&'static str, &'static str)] = &[];
     /// Texts of `with` that may be a secret, by their place: `token`, or `env.*` for each entry of a table or list.
-    /// Name one only if the value ends there: it must get into no artifact, no name, no path and no argument.
+    /// Name one only if the value ends there: it must get into no artifact, no name, no path and no argument. An attempt
+    /// with secrets runs in a process of its own, whatever its isolation: what a panic prints is hidden there only.
     const SECRETS: &'static [&'static str] = &[];
 
     /// Artifacts that it reads. `with` is the raw JSON: templates may be left in it.

@@ -249,6 +249,8 @@ fn a_secret_stands_where_its_kind_takes_one_and_is_a_name() {
     let [only] = diagnostics.items.as_slice() else { panic!("{:#?}", diagnostics.items) };
     assert_eq!((only.code, &source[only.span.clone()]), ("dag::secret_not_here", "{ secret = \"db\" }"));
     assert!(only.help.contains("at password"), "{only:?}");
+    // The kind judges what stands there, not what stands in for a reference that is refused.
+    assert_eq!(codes(&source.replace("{ secret = \"db\" }", "\"***\"")), ["dag::bad_parameter"]);
 }
 
 #[test]

@@ -30,7 +30,11 @@ pub fn test_kinds() -> TestKinds {
         let params = json!({
             "type": "object", "additionalProperties": false, "required": required, "properties": properties
         });
-        let check = if name == "features" { check_features } else { |_: &Value| Vec::new() };
+        let check = match name {
+            "features" => check_features,
+            "ingest" => check_ingest,
+            _ => |_: &Value| Vec::new(),
+        };
         kinds.insert(
             name,
             KindInfo {
@@ -112,6 +116,12 @@ fn many(names: &[&str], optional: bool) -> Vec<InputSpec> {
 fn makes(names: &[&str]) -> Vec<OutputSpec> {
     let names = names.iter().filter_map(|name| ArtifactName::parse(name).ok());
     names.map(|name| OutputSpec { name, summary: "for tests".to_owned() }).collect()
+}
+
+fn check_ingest(with: &Value) -> Vec<ParamProblem> {
+    let is_pattern = with["source"].as_str().is_some_and(|source| source.contains('*'));
+    let problem = || ParamProblem { path: vec!["source".into()], message: "is a pattern".into(), help: None };
+    is_pattern.then(problem).into_iter().collect()
 }
 
 fn check_features(with: &Value) -> Vec<ParamProblem> {

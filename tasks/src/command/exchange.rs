@@ -112,7 +112,8 @@ impl Exchange {
         let bytes = fs::read(&file).map_err(scratch_error(&file))?;
         match serde_json::from_slice(&bytes) {
             Ok(value @ Value::Object(_)) => Ok(value),
-            Ok(value) => refuse(format!("{}, which is no object,", brief(&value.to_string()))),
+            // Not the value: what is cut short here would not be searched for secrets whole.
+            Ok(value) => refuse(format!("{}, which is no object,", type_of(&value))),
             Err(error) => refuse(format!("no JSON ({error})")),
         }
     }
@@ -163,8 +164,15 @@ fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-fn brief(text: &str) -> String {
-    text.chars().take(80).collect()
+fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
 }
 
 fn scratch_error(path: &Path) -> impl FnOnce(std::io::Error) -> TaskError {

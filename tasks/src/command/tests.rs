@@ -163,6 +163,19 @@ async fn what_a_program_owes_is_asked_for() {
         let message = permanent(failure(json!({"program": script, "shell": true})).await);
         assert!(message.contains(part), "{message}");
     }
+    for (text, part) in [
+        ("[\"quoted\"]", "an array"),
+        ("\"quoted\"", "a string"),
+        ("7", "a number"),
+        ("true", "a boolean"),
+        ("null", "null"),
+    ] {
+        let with = json!({"program": "printf %s \"$1\" > $HEADWORKS_OUTPUTS", "shell": true, "args": [text]});
+        let expected = format!(
+            "the program wrote {part}, which is no object, to $HEADWORKS_OUTPUTS; write one JSON object, or nothing"
+        );
+        assert_eq!(permanent(failure(with).await), expected);
+    }
     let large = json!({"program": "head -c 2000000 /dev/zero > $HEADWORKS_OUTPUTS", "shell": true});
     assert!(permanent(failure(large).await).contains("2000000 bytes"));
 }
@@ -176,6 +189,21 @@ async fn an_exit_code_is_permanent_and_a_signal_a_crash() {
     assert!(matches!(killed, TaskError::Crashed { .. }) && killed.to_string().contains("SIGSEGV"), "{killed}");
     let later = failure(json!({"program": "exit 75", "shell": true})).await;
     assert!(matches!(later, TaskError::Transient { .. }), "{later}");
+}
+
+#[tokio::test]
+async fn what_a_program_printed_last_is_told_without_its_secret() {
+    let mut bench = TaskBench::new();
+    bench.secret("hunter2-hunter2");
+    let failed = async |script: &str| {
+        let with = json!({"program": script, "shell": true, "env": {"TOKEN": "hunter2-hunter2"}});
+        permanent(bench.run(Command, with).await.map(|_| ()).expect_err("it fails"))
+    };
+    let message = failed("printf 'denied: %s' $TOKEN; exit 1").await;
+    assert!(message.ends_with("it printed last:\ndenied: ***"), "{message}");
+    // Of 4 KiB that a message holds: only the end of the value would be left of it.
+    let message = failed("printf %s $TOKEN; head -c 4090 /dev/zero | tr '\\0' x; exit 1").await;
+    assert!(message.contains("***xxx") && !message.contains("nter2"), "{message}");
 }
 
 #[tokio::test]
