@@ -28,3 +28,11 @@ impl MigratorTrait for Migrator {
         ]
     }
 }
+
+/// Executes statements, one after the other.
+async fn execute(manager: &SchemaManager<'_>, statements: &[&str]) -> Result<(), DbErr> {
+    for sql in statements {
+        manager.get_connection().execute_unprepared(sql).await?;
+    }
+    Ok(())
+}

@@ -8,6 +8,8 @@
 
 use sea_orm_migration::prelude::*;
 
+use crate::execute;
+
 /// See the module.
 #[derive(DeriveMigrationName)]
 pub struct Migration;
@@ -15,10 +17,7 @@ pub struct Migration;
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        for statement in UP {
-            manager.get_connection().execute_unprepared(statement).await?;
-        }
-        Ok(())
+        execute(manager, UP).await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {

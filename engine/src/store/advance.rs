@@ -376,17 +376,10 @@ impl<'u, 'a> Advance<'u, 'a> {
             tx.dialect.lock("u")
         );
         let locked = tx.all("lock the runs", &sql, vec![param(named.clone())]).await?;
-        // No EXISTS: Postgres may answer many of them by one look at what is open anywhere.
-        let some = |states: &str| {
-            format!(
-                "COALESCE((SELECT TRUE FROM task_instance t WHERE t.tenant = r.tenant AND t.run = r.run AND t.current \
-                 AND t.state IN ({states}) LIMIT 1), FALSE)"
-            )
-        };
         let sql = format!(
             "SELECT r.tenant, r.run, {} AS open, {} AS failed FROM {source}",
-            some("'waiting', 'ready', 'running', 'retry_wait'"),
-            some("'failed', 'upstream_failed', 'quarantined'"),
+            some_instance("r", "t.state IN ('waiting', 'ready', 'running', 'retry_wait')"),
+            some_instance("r", "t.state IN ('failed', 'upstream_failed', 'quarantined')"),
         );
         let mut tallies = BTreeMap::new();
         for row in &tx.all("look for what is open", &sql, vec![param(named)]).await? {
@@ -408,6 +401,15 @@ impl<'u, 'a> Advance<'u, 'a> {
         }
         Ok(moved)
     }
+}
+
+/// Whether the run of the row `of` has a current task instance `t` for which `is` holds, as SQL. No EXISTS:
+/// Postgres may answer many of them by one look at what is open anywhere.
+pub(super) fn some_instance(of: &str, is: &str) -> String {
+    format!(
+        "COALESCE((SELECT TRUE FROM task_instance t WHERE t.tenant = {of}.tenant AND t.run = {of}.run AND t.current \
+         AND {is} LIMIT 1), FALSE)"
+    )
 }
 
 /// The key of an instance's row, whatever its generation.

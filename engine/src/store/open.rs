@@ -159,8 +159,8 @@ fn options(url: &str, mode: OpenMode, limit: Duration) -> Result<Connecting, Sto
     }
     let mut all = ConnectOptions::new(url);
     all.sqlx_logging(false)
-        // A server that was started anew is found out by those who were idle; the others hear of it.
-        .test_before_acquire_if_idle_for(IDLE)
+        // A server that was started anew is found out before a connection is used; a file is not.
+        .test_before_acquire(sqlite_path(url).is_none())
         // Enough for every claimer, finisher and reader of one process; Postgres allows 100 in all.
         .max_connections(8)
         .connect_timeout(limit)
@@ -188,9 +188,6 @@ fn options(url: &str, mode: OpenMode, limit: Duration) -> Result<Connecting, Sto
     });
     Ok(Connecting { all, writer })
 }
-
-/// A connection that was used less long ago is taken as it is.
-const IDLE: Duration = Duration::from_millis(500);
 
 /// What SQLite's writer keeps of the file in memory at the most: 32 MiB, as `cache_size` counts.
 const WRITER_CACHE: &str = "-32768";

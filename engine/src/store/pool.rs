@@ -41,6 +41,16 @@ pub(super) struct Connecting {
     pub(super) writer: Option<ConnectOptions>,
 }
 
+impl Connecting {
+    /// The connection of what writes: one of its own, or `db`.
+    async fn writer_beside(&self, db: &DatabaseConnection) -> Result<DatabaseConnection, DbErr> {
+        match &self.writer {
+            Some(options) => lazily(options).await,
+            None => Ok(db.clone()),
+        }
+    }
+}
+
 /// Connections that were opened since the last call that was given up.
 #[derive(Clone)]
 struct Generation {
@@ -54,10 +64,7 @@ impl Pool {
     pub(super) async fn new(db: DatabaseConnection, options: Connecting, limit: Duration) -> Result<Self, DbErr> {
         let backend = db.get_database_backend();
         let limit = (backend == DbBackend::Postgres).then_some(limit);
-        let writer = match &options.writer {
-            Some(options) => lazily(options).await?,
-            None => db.clone(),
-        };
+        let writer = options.writer_beside(&db).await?;
         Ok(Self { current: RwLock::new(Generation { number: 0, db, writer }), backend, limit, options })
     }
 
@@ -113,10 +120,7 @@ impl Pool {
     async fn leave(&self, number: u64) {
         let connecting = async {
             let db = lazily(&self.options.all).await?;
-            let writer = match &self.options.writer {
-                Some(options) => lazily(options).await?,
-                None => db.clone(),
-            };
+            let writer = self.options.writer_beside(&db).await?;
             Ok::<_, DbErr>((db, writer))
         };
         let (db, writer) = match connecting.await {

@@ -129,10 +129,9 @@ impl Store {
     /// The database's.
     pub async fn stuck_runs(&self) -> Result<Vec<(TenantId, RunId)>, StoreError> {
         let some = |states: &str| {
-            format!(
-                "EXISTS (SELECT 1 FROM task_instance t WHERE t.tenant = u.tenant AND t.run = u.run AND t.current \
-                 AND t.state IN ('waiting', 'ready', 'running', 'retry_wait') AND t.state IN ({states}))"
-            )
+            // The first list is the index's.
+            let open = "t.state IN ('waiting', 'ready', 'running', 'retry_wait')";
+            advance::some_instance("u", &format!("{open} AND t.state IN ({states})"))
         };
         let sql = format!(
             "SELECT u.tenant, u.run FROM run u WHERE (u.state = 'running' AND NOT {}) \

@@ -37,13 +37,17 @@ pub(super) const KEY: [Column; 5] = [
 impl InstanceKey {
     /// The key's columns as a JSON object, to be extended by what the statement needs.
     pub(super) fn json(&self) -> Value {
-        json!({
-            "tenant": self.tenant,
-            "run": self.run.to_string(),
-            "task": self.instance.task,
-            "element": element(self.instance.index),
-            "generation": self.generation.0,
-        })
+        json!(self.columns())
+    }
+
+    fn columns(&self) -> KeyColumns<'_> {
+        KeyColumns {
+            tenant: &self.tenant,
+            run: self.run,
+            task: &self.instance.task,
+            element: element(self.instance.index),
+            generation: self.generation,
+        }
     }
 
     /// Joins `alias` to the rows of a [`Dialect::rows`](super::dialect::Dialect::rows) source.
@@ -95,13 +99,7 @@ impl Rows {
 
     /// Appends a row of a key's columns.
     pub(super) fn push_key(&mut self, key: &InstanceKey) {
-        self.push(&KeyColumns {
-            tenant: &key.tenant,
-            run: key.run,
-            task: &key.instance.task,
-            element: element(key.instance.index),
-            generation: key.generation,
-        });
+        self.push(&key.columns());
     }
 
     /// Appends a row of a key's columns and of more; these are at least one.
