@@ -9,6 +9,7 @@ mod m0002_schedules;
 mod m0003_memo;
 mod m0004_drills;
 mod m0005_lookups;
+mod m0006_clustered;
 
 use sea_orm_migration::prelude::*;
 
@@ -25,6 +26,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0003_memo::Migration),
             Box::new(m0004_drills::Migration),
             Box::new(m0005_lookups::Migration),
+            Box::new(m0006_clustered::Migration),
         ]
     }
 }

@@ -265,27 +265,30 @@ impl Dispatcher {
         }
     }
 
-    /// Fills the free slots.
+    /// Fills the free slots, a part of all at a time: what is claimed together ends together, and who is ready
+    /// just after all slots were taken at once waits for a whole task.
     async fn claim(&mut self) -> Result<(), StoreError> {
-        let free = self.free();
-        if !self.may_claim || free == 0 {
-            return Ok(());
-        }
-        let request = self.request(free);
-        let claims = match self.environment.store.claim(&request).await {
-            Ok(claims) => claims,
-            // The next look tries again; the heartbeat decides whether this session lives on.
-            Err(error) if error.is_passing() => {
-                tracing::warn!(%error, "can not claim");
-                self.may_claim = false;
-                return Ok(());
+        while self.may_claim {
+            let limit = self.free().min(self.reports.part_of(self.slots));
+            if limit == 0 {
+                break;
             }
-            Err(error) => return Err(error),
-        };
-        self.others_wait = claims.len() == free;
-        self.may_claim = self.others_wait;
-        for claim in claims {
-            self.start(claim);
+            let request = self.request(limit);
+            let claims = match self.environment.store.claim(&request).await {
+                Ok(claims) => claims,
+                // The next look tries again; the heartbeat decides whether this session lives on.
+                Err(error) if error.is_passing() => {
+                    tracing::warn!(%error, "can not claim");
+                    self.may_claim = false;
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
+            self.others_wait = claims.len() == limit;
+            self.may_claim = self.others_wait;
+            for claim in claims {
+                self.start(claim);
+            }
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ const WAIT: Duration = Duration::from_millis(2);
 const GROUP: usize = 256;
 /// Attempts that ran this many times longer than their report takes are worth a smaller group.
 const LONG: u32 = 4;
-/// Such groups are this part of the slots at the most. Slots that all come free together are all taken
+/// Such groups are this part of the slots at the most, and so is what is claimed at once. Slots that all come free together are all taken
 /// together, too, and who is ready just after waits for a whole task; in parts, they come free one after
 /// the other.
 const PARTS: usize = 4;
@@ -46,6 +46,17 @@ pub(super) struct Reports {
     launched: u64,
     /// How long the last one took.
     took: Duration,
+    pace: Pace,
+}
+
+/// How long attempts ran lately.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// Shorter than their report takes: those that run now are worth to be waited for.
+    Short,
+    Middling,
+    /// [`LONG`] times longer.
+    Long,
 }
 
 /// A group that is being written.
@@ -80,14 +91,24 @@ impl Reports {
             answers: JoinSet::new(),
             launched: 0,
             took: Duration::ZERO,
+            // Nobody knows better before the first.
+            pace: Pace::Long,
         }
     }
 
     /// Takes finishes that came together. Who brings others along does not wait for more, unless the
-    /// database has something to do already.
+    /// database has something to do already, or more are as good as here.
     pub(super) fn add(&mut self, done: Vec<Done>) {
-        let wait = if done.len() > 1 && self.flights.is_empty() { Duration::ZERO } else { WAIT };
+        let is_enough = done.len() > 1 && self.flights.is_empty() && self.pace != Pace::Short;
+        let wait = if is_enough { Duration::ZERO } else { WAIT };
         self.due.get_or_insert_with(|| tokio::time::Instant::now() + wait);
+        if let Some(elapsed) = done.iter().map(|it| it.elapsed).max() {
+            self.pace = match elapsed {
+                long if long >= self.took * LONG => Pace::Long,
+                short if short < self.took => Pace::Short,
+                _ => Pace::Middling,
+            };
+        }
         self.waiting.extend(done);
     }
 
@@ -102,7 +123,7 @@ impl Reports {
     pub(super) fn take(&mut self, running: usize, slots: usize) -> Option<Vec<Done>> {
         let due = self.due()?;
         let unwritten = running.saturating_sub(self.flights.values().map(|it| it.finishes).sum());
-        let group = self.group(slots);
+        let group = if self.pace == Pace::Long { self.part_of(slots).min(GROUP) } else { GROUP };
         if self.waiting.len() < group.min(unwritten) && tokio::time::Instant::now() < due {
             return None;
         }
@@ -112,9 +133,9 @@ impl Reports {
         Some(batch)
     }
 
-    fn group(&self, slots: usize) -> usize {
-        let is_long = self.waiting.first().is_some_and(|done| done.elapsed >= self.took * LONG);
-        if is_long { slots.div_ceil(PARTS).min(GROUP) } else { GROUP }
+    /// How many slots are filled together at the most.
+    pub(super) fn part_of(&self, slots: usize) -> usize {
+        if self.pace == Pace::Long { slots.div_ceil(PARTS) } else { slots }
     }
 
     /// Writes a group; while the database is away, again and again until the lease is lost, which whoever
@@ -151,6 +172,10 @@ impl Reports {
             Some(Ok(answer)) => {
                 if let Some(flight) = self.flights.remove(&answer.flight) {
                     self.took = flight.began.elapsed();
+                }
+                if self.flights.is_empty() && self.pace == Pace::Short {
+                    // What the answer starts goes with those that have waited for it.
+                    self.due = self.due.map(|_| tokio::time::Instant::now() + WAIT);
                 }
                 answer
             }

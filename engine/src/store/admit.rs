@@ -430,7 +430,7 @@ async fn is_over_quota(tx: &Tx, pair: &Pair, weighed: &mut BTreeMap<TenantId, bo
             detail: json!({ "quota": quota }),
         };
         let part = raise(tx, &[alert]);
-        tx.execute(part.what, &part.sql, part.values).await?;
+        tx.run(part).await?;
     } else {
         let sql = "UPDATE alert SET resolved_at = $2 WHERE tenant = $1 AND kind = 'quota_exceeded' \
                    AND resolved_at IS NULL";

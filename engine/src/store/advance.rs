@@ -12,7 +12,8 @@ use std::sync::Arc;
 use petgraph::Direction;
 use serde_json::{Value, json};
 
-use super::dialect::Kind;
+use super::claim::claim_into;
+use super::dialect::{Column, Kind};
 use super::events::run_event;
 use super::finish::Next;
 use super::rows::{self, InstanceKey, param};
@@ -123,7 +124,7 @@ impl<'u, 'a> Advance<'u, 'a> {
         // A root whose `if` is false may end a run at once.
         self.may_end = self.runs.keys().cloned().collect();
         self.step(roots, Vec::new()).await?;
-        self.end_runs().await
+        Ok(self.end_runs(None).await?.0)
     }
 
     /// Advances after instances ended. The caller has moved them already.
@@ -142,7 +143,7 @@ impl<'u, 'a> Advance<'u, 'a> {
     pub(super) async fn look_at(mut self, touched: Vec<InstanceKey>) -> Result<BTreeMap<RunKey, RunState>, StoreError> {
         self.may_end = self.runs.keys().cloned().collect();
         self.step(touched, Vec::new()).await?;
-        self.end_runs().await
+        Ok(self.end_runs(None).await?.0)
     }
 
     async fn step(
@@ -321,11 +322,46 @@ impl<'u, 'a> Advance<'u, 'a> {
         })
     }
 
-    /// Gives what was just made ready to the worker that finished its upstreams, if nobody else waits:
+    /// Claims what `next` asks for, flushes the unit and ends the runs in which nothing is open. Returns where
+    /// all of them stand, and the claims.
+    ///
+    /// The runs' rows are locked before the look: of two transactions that end a run's last two tasks
+    /// at once, the second sees what the first wrote.
+    pub(super) async fn end_runs(
+        mut self,
+        next: Option<&Next>,
+    ) -> Result<(BTreeMap<RunKey, RunState>, Vec<Claim>), StoreError> {
+        if next.is_none() {
+            // Who starts or cancels runs has moved them, too.
+            self.unit.flush().await?;
+        }
+        let locked = self.lock_ending().await?;
+        let claims = match next {
+            None => Vec::new(),
+            Some(next) if next.others_wait => claim_into(self.unit, &next.request, next.request.limit).await?,
+            Some(next) => self.claim_ready(next)?,
+        };
+        self.unit.flush().await?;
+        if !locked.is_empty() {
+            let moved = self.ended_runs(&locked).await?;
+            if !moved.is_empty() {
+                for (key, made, version) in &moved {
+                    self.unit.note(run_event(&key.0, key.1, *version, *made));
+                    if let Some(run) = self.runs.get_mut(key) {
+                        run.state = made.to();
+                    }
+                }
+                self.unit.also(move_runs(self.unit.tx, &moved));
+                self.unit.flush().await?;
+            }
+        }
+        Ok((self.runs.into_iter().map(|(key, run)| (key, run.state)).collect(), claims))
+    }
+
+    /// Gives what was just made ready to the worker that finished its upstreams, since nobody else waits:
     /// no more per tenant than the tenant has just given back, and none of a pool, whose slots others
     /// may wait for.
-    pub(super) fn claim_ready(&mut self, next: Option<&Next>) -> Result<Vec<Claim>, StoreError> {
-        let Some(next) = next.filter(|next| !next.others_wait) else { return Ok(Vec::new()) };
+    fn claim_ready(&mut self, next: &Next) -> Result<Vec<Claim>, StoreError> {
         let mut claims = Vec::new();
         let mut left: BTreeMap<TenantId, usize> = BTreeMap::new();
         for key in self.unit.keys_in(TaskState::Ready) {
@@ -343,56 +379,46 @@ impl<'u, 'a> Advance<'u, 'a> {
         Ok(claims)
     }
 
-    /// Flushes the unit and ends the runs in which nothing is open. Returns where all of them stand.
-    ///
-    /// The runs' rows are locked before the look: of two transactions that end a run's last two tasks
-    /// at once, the second sees what the first wrote.
-    pub(super) async fn end_runs(mut self) -> Result<BTreeMap<RunKey, RunState>, StoreError> {
-        self.unit.flush().await?;
-        if !self.may_end.is_empty() {
-            let moved = self.ended_runs().await?;
-            if !moved.is_empty() {
-                for (key, made, version) in &moved {
-                    self.unit.note(&run_event(&key.0, key.1, *version, *made));
-                    if let Some(run) = self.runs.get_mut(key) {
-                        run.state = made.to();
-                    }
-                }
-                self.unit.also(move_runs(self.unit.tx, &moved));
-                self.unit.flush().await?;
-            }
+    /// Locks the runs that may be over; where they stand, and their versions.
+    async fn lock_ending(&self) -> Result<Vec<(RunKey, RunState, i64)>, StoreError> {
+        if self.may_end.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(self.runs.into_iter().map(|(key, run)| (key, run.state)).collect())
-    }
-
-    async fn ended_runs(&mut self) -> Result<Vec<(RunKey, Transition<RunState>, i64)>, StoreError> {
         let tx = self.unit.tx;
-        let named: Vec<Value> =
-            self.may_end.iter().map(|(tenant, run)| json!({ "tenant": tenant, "run": run.to_string() })).collect();
-        let source = tx.dialect.rows(1, &[("tenant", Kind::Text), ("run", Kind::Text)]);
         let sql = format!(
-            "SELECT u.tenant, u.run, u.state, u.version FROM {source} JOIN run u ON u.tenant = r.tenant \
+            "SELECT u.tenant, u.run, u.state, u.version FROM {} JOIN run u ON u.tenant = r.tenant \
              AND u.run = r.run ORDER BY u.tenant, u.run{}",
+            tx.dialect.rows(1, &RUN),
             tx.dialect.lock("u")
         );
-        let locked = tx.all("lock the runs", &sql, vec![param(named.clone())]).await?;
+        let found = tx.all("lock the runs", &sql, vec![param(named(&self.may_end))]).await?;
+        found.iter().map(|row| Ok((run_key(row)?, rows::run_state(row)?, rows::get(row, "version")?))).collect()
+    }
+
+    /// The moves of locked runs in which nothing is open.
+    async fn ended_runs(
+        &mut self,
+        locked: &[(RunKey, RunState, i64)],
+    ) -> Result<Vec<(RunKey, Transition<RunState>, i64)>, StoreError> {
+        let tx = self.unit.tx;
         let sql = format!(
-            "SELECT r.tenant, r.run, {} AS open, {} AS failed FROM {source}",
+            "SELECT r.tenant, r.run, {} AS open, {} AS failed FROM {}",
             some_instance("r", "t.state IN ('waiting', 'ready', 'running', 'retry_wait')"),
             some_instance("r", "t.state IN ('failed', 'upstream_failed', 'quarantined')"),
+            tx.dialect.rows(1, &RUN)
         );
         let mut tallies = BTreeMap::new();
-        for row in &tx.all("look for what is open", &sql, vec![param(named)]).await? {
+        for row in &tx.all("look for what is open", &sql, vec![param(named(&self.may_end))]).await? {
             let (open, failed): (bool, bool) = (rows::get(row, "open")?, rows::get(row, "failed")?);
             tallies.insert(run_key(row)?, Tally { open: open.into(), failed: failed.into() });
         }
         let mut moved = Vec::new();
-        for row in &locked {
-            let (key, state, version) = (run_key(row)?, rows::run_state(row)?, rows::get::<i64>(row, "version")?);
-            if let Some(run) = self.runs.get_mut(&key) {
+        for (key, state, version) in locked {
+            let state = *state;
+            if let Some(run) = self.runs.get_mut(key) {
                 run.state = state;
             }
-            let snapshot = Snapshot { run: state, instances: Vec::new(), tally: tallies.get(&key).copied() };
+            let snapshot = Snapshot { run: state, instances: Vec::new(), tally: tallies.get(key).copied() };
             for action in plan(&snapshot, &self.store.limits, tx.now).actions {
                 if let Action::MoveRun { transition } = action {
                     moved.push((key.clone(), transition, version + 1));
@@ -401,6 +427,14 @@ impl<'u, 'a> Advance<'u, 'a> {
         }
         Ok(moved)
     }
+}
+
+/// The columns that name a run.
+const RUN: [Column; 2] = [("tenant", Kind::Text), ("run", Kind::Text)];
+
+/// Rows of [`RUN`].
+fn named(runs: &BTreeSet<RunKey>) -> Vec<Value> {
+    runs.iter().map(|(tenant, run)| json!({ "tenant": tenant, "run": run.to_string() })).collect()
 }
 
 /// Whether the run of the row `of` has a current task instance `t` for which `is` holds, as SQL. No EXISTS:
@@ -441,5 +475,5 @@ pub(super) fn move_runs(tx: &super::tx::Tx, moved: &[(RunKey, Transition<RunStat
          FROM {} WHERE run.tenant = r.tenant AND run.run = r.run",
         tx.dialect.rows(1, &columns)
     );
-    Part { what: "move runs", sql, values: vec![param(rows.collect()), tx.now.into()] }
+    Part::new("move runs", sql, vec![param(rows.collect()), tx.now.into()])
 }

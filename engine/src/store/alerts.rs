@@ -127,7 +127,7 @@ pub(super) fn raise(tx: &Tx, alerts: &[NewAlert<'_>]) -> Part {
         names.iter().map(|name| format!("r.{name}")).collect::<Vec<_>>().join(", "),
         tx.dialect.rows(1, &columns)
     );
-    Part { what: "raise alerts", sql, values: vec![param(rows.collect()), tx.now.into()] }
+    Part::new("raise alerts", sql, vec![param(rows.collect()), tx.now.into()])
 }
 
 impl Store {
@@ -194,7 +194,7 @@ impl Write for Raise<'_> {
     async fn apply(&self, tx: &Tx) -> Result<(), StoreError> {
         let part = raise(tx, self.0);
         // What is known already changes nothing.
-        if tx.execute(part.what, &part.sql, part.values).await? > 0 { tx.all_of(Vec::new()).await } else { Ok(()) }
+        if tx.run(part).await? > 0 { tx.all_of(Vec::new()).await } else { Ok(()) }
     }
 }
 

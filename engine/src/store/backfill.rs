@@ -501,7 +501,7 @@ impl Write for Make<'_> {
         let made = enqueue(tx, self.store, &runs).await?.len();
         let sql = "UPDATE backfill SET made = made + $3 WHERE tenant = $1 AND backfill = $2";
         let values = vec![tenant.to_string().into(), chunk.id.to_string().into(), seen.into()];
-        tx.all_of(vec![Part { what: Self::WHAT, sql: sql.to_owned(), values }]).await?;
+        tx.all_of(vec![Part::new(Self::WHAT, sql.to_owned(), values)]).await?;
         Ok(Some(made))
     }
 }
@@ -548,7 +548,7 @@ impl Write for Control<'_> {
                        WHERE tenant = $1 AND backfill = $2";
             let mut values = key;
             values.extend([self.to.as_str().into(), tx.now.into()]);
-            tx.all_of(vec![Part { what: Self::WHAT, sql: sql.to_owned(), values }]).await?;
+            tx.all_of(vec![Part::new(Self::WHAT, sql.to_owned(), values)]).await?;
         }
         Ok(Some(before))
     }
@@ -583,8 +583,8 @@ impl Write for CancelQueued<'_> {
         for row in &found {
             let run = rows::parse(row, "run", RunId::parse)?;
             named.push(json!({ "run": run.to_string() }));
-            events.push(&run_event(self.tenant, run, 1, asked));
-            events.push(&run_event(self.tenant, run, 2, ended));
+            events.push(run_event(self.tenant, run, 1, asked).cells());
+            events.push(run_event(self.tenant, run, 2, ended).cells());
         }
         let sql = format!(
             "UPDATE run SET state = '{}', version = 2, finished_at = $3 FROM {} WHERE run.tenant = $2 AND run.run = r.run",
@@ -592,7 +592,7 @@ impl Write for CancelQueued<'_> {
             tx.dialect.rows(1, &[("run", Kind::Text)])
         );
         let values = vec![param(named), self.tenant.to_string().into(), tx.now.into()];
-        tx.all_of(vec![Part { what: Self::WHAT, sql, values }, tx.events_part(events)]).await?;
+        tx.all_of(vec![Part::new(Self::WHAT, sql, values), tx.events_part(events)]).await?;
         Ok(found.len())
     }
 }

@@ -15,9 +15,10 @@ use serde_json::json;
 
 use super::dialect::Kind;
 use super::drill::no_drill;
-use super::rows::{self, InstanceKey, param};
+use super::held::{HELD, Held};
+use super::rows::{self, InstanceKey, Rows, param};
 use super::tx::{Tx, Write};
-use super::unit::{HELD, UnitOfWork};
+use super::unit::UnitOfWork;
 use super::{Store, StoreError};
 use crate::failpoint;
 use crate::id::{RunId, SessionId, TenantId};
@@ -111,7 +112,10 @@ impl Write for ClaimReady<'_> {
     }
 }
 
-/// Claims within a unit of work whose earlier moves are flushed; the caller flushes the claims.
+/// Claims within a unit of work, of what the database has ready and of what the unit itself has made ready; the
+/// caller flushes the claims, and with them whatever the unit has moved before.
+///
+/// What a unit has made ready it did by a report of this session, whose fence held: it may have it.
 pub(super) async fn claim_into(
     unit: &mut UnitOfWork<'_>,
     request: &ClaimRequest,
@@ -122,7 +126,7 @@ pub(super) async fn claim_into(
     if let ClaimScope::Run { tenant, .. } = &request.scope {
         return claim_of(unit, request, tenant, limit, &mut limits).await;
     }
-    let loads = loads(unit.tx, request).await?;
+    let loads = loads(unit, request).await?;
     let without = loads.iter().filter(|load| load.quota.is_none());
     limits.tenants.extend(without.map(|load| (load.tenant.clone(), None)));
     let mut left = limit;
@@ -149,7 +153,14 @@ pub(super) async fn claim_into(
 }
 
 /// Tenants that have something ready, with what they use.
-async fn loads(tx: &Tx, request: &ClaimRequest) -> Result<Vec<TenantLoad>, StoreError> {
+async fn loads(unit: &UnitOfWork<'_>, request: &ClaimRequest) -> Result<Vec<TenantLoad>, StoreError> {
+    let made_ready = unit.ready(Vec::new(), |held| request.scope.contains(&held.key));
+    let mut others = Rows::default();
+    for tenant in made_ready.iter().map(|key| &key.tenant).collect::<BTreeSet<_>>() {
+        others.push([("tenant", tenant.as_str().into())]);
+    }
+    let (dialect, also) = (unit.tx.dialect, if others.is_empty() { "" } else { " UNION SELECT r.tenant FROM " });
+    let table = if others.is_empty() { String::new() } else { others.table(dialect, 0) };
     // A walk from tenant to tenant along the index, whatever number of tasks each has ready.
     let sql = format!(
         "WITH RECURSIVE queue (tenant) AS (\
@@ -158,17 +169,19 @@ async fn loads(tx: &Tx, request: &ClaimRequest) -> Result<Vec<TenantLoad>, Store
          FROM queue WHERE queue.tenant IS NOT NULL) \
          SELECT q.tenant, COALESCE(n.weight, 1.0) AS weight, n.running_tasks, \
          (SELECT COUNT(*) FROM task_instance t WHERE t.state = 'running' AND t.tenant = q.tenant) AS running \
-         FROM queue q LEFT JOIN tenant n ON n.tenant = q.tenant WHERE q.tenant IS NOT NULL AND {} ORDER BY q.tenant",
+         FROM (SELECT tenant FROM queue{also}{table}) q LEFT JOIN tenant n ON n.tenant = q.tenant \
+         WHERE q.tenant IS NOT NULL AND {} ORDER BY q.tenant",
         no_drill("q.tenant")
     );
-    let found = tx.all("read who has ready tasks", &sql, vec![]).await?;
+    let found = unit.tx.all("read who has ready tasks", &sql, others.into_params(dialect)).await?;
     let mut loads = Vec::with_capacity(found.len());
     for row in &found {
         let tenant = rows::parse(row, "tenant", TenantId::parse)?;
         let quota: Option<i64> = rows::get(row, "running_tasks")?;
+        let freed = u32::try_from(unit.freed_of(&tenant)).unwrap_or(u32::MAX);
         loads.push(TenantLoad {
             weight: rows::get(row, "weight")?,
-            running: rows::count(row, "running")?,
+            running: rows::count(row, "running")?.saturating_sub(freed),
             lately: request.lately.get(&tenant).copied().unwrap_or(0.0),
             quota: quota.and_then(|quota| u32::try_from(quota).ok()),
             tenant,
@@ -180,6 +193,8 @@ async fn loads(tx: &Tx, request: &ClaimRequest) -> Result<Vec<TenantLoad>, Store
 /// Limits that this transaction has locked, and the slots that are left of each.
 #[derive(Default)]
 struct Limits {
+    /// What was claimed of each tenant; the database has it ready still.
+    claimed: BTreeMap<TenantId, usize>,
     tenants: BTreeMap<TenantId, Option<usize>>,
     pools: BTreeMap<String, Option<usize>>,
 }
@@ -195,22 +210,23 @@ async fn claim_of(
     let mut claims = Vec::new();
     let mut exhausted: BTreeSet<String> = BTreeSet::new();
     while claims.len() < slots {
-        let room = limits.tenant(unit.tx, tenant).await?.unwrap_or(usize::MAX);
+        let room = limits.tenant(unit, tenant).await?.unwrap_or(usize::MAX);
         let wanted = (slots - claims.len()).min(room);
         if wanted == 0 {
             break;
         }
-        let candidates = pick(unit, request, tenant, wanted, &exhausted).await?;
+        let claimed = limits.claimed.get(tenant).copied().unwrap_or(0);
+        let candidates = pick(unit, request, tenant, (wanted, claimed), &exhausted).await?;
         let (found, known) = (candidates.len(), exhausted.len());
         // In the order of their names, so that two claimers do not wait for each other in a circle.
         let pools: BTreeSet<String> = candidates.iter().filter_map(|key| unit.get(key)?.pool.clone()).collect();
         for pool in &pools {
-            limits.pool(unit.tx, pool).await?;
+            limits.pool(unit, pool).await?;
         }
         for key in candidates {
             let pool = unit.get(&key).and_then(|held| held.pool.clone());
             if let Some(pool) = pool {
-                match limits.pool(unit.tx, &pool).await? {
+                match limits.pool(unit, &pool).await? {
                     Some(0) => {
                         exhausted.insert(pool);
                         continue;
@@ -223,6 +239,7 @@ async fn claim_of(
                 *left -= 1;
             }
             claims.push(unit.claim(&key, request.session)?);
+            *limits.claimed.entry(tenant.clone()).or_default() += 1;
         }
         // Fewer than wanted: nothing else is ready. More may be behind those of a pool that is full.
         if found < wanted || exhausted.len() == known {
@@ -232,18 +249,18 @@ async fn claim_of(
     Ok(claims)
 }
 
-/// Locks the next ready instances of a tenant, without those of `exhausted` pools.
+/// Locks the next ready instances of a tenant, without those of `exhausted` pools and the `claimed`.
 async fn pick(
     unit: &mut UnitOfWork<'_>,
     request: &ClaimRequest,
     tenant: &TenantId,
-    wanted: usize,
+    (wanted, claimed): (usize, usize),
     exhausted: &BTreeSet<String>,
 ) -> Result<Vec<InstanceKey>, StoreError> {
     let dialect = unit.tx.dialect;
     let mut values: Vec<sea_orm::Value> = vec![
         tenant.to_string().into(),
-        i64::try_from(wanted).unwrap_or(i64::MAX).into(),
+        i64::try_from(wanted + claimed).unwrap_or(i64::MAX).into(),
         request.session.to_string().into(),
     ];
     // A session that was revoked, or that never was, claims nothing.
@@ -264,26 +281,32 @@ async fn pick(
         dialect.skip_locked()
     );
     let keys = unit.lock("pick ready task instances", &sql, values).await?;
-    // What this very unit has moved on is not ready any more, whatever the database still says.
-    Ok(keys.into_iter().filter(|key| unit.is_ready(key)).collect())
+    let is_full = |held: &Held| held.pool.as_ref().is_some_and(|pool| exhausted.contains(pool));
+    let mut ready =
+        unit.ready(keys, |held| held.key.tenant == *tenant && request.scope.contains(&held.key) && !is_full(held));
+    ready.truncate(wanted);
+    Ok(ready)
 }
 
 impl Limits {
     /// Slots left of a tenant's quota; `None` = it has none.
-    async fn tenant(&mut self, tx: &Tx, tenant: &TenantId) -> Result<Option<usize>, StoreError> {
+    async fn tenant(&mut self, unit: &UnitOfWork<'_>, tenant: &TenantId) -> Result<Option<usize>, StoreError> {
         if let Some(known) = self.tenants.get(tenant) {
             return Ok(*known);
         }
         let sql = format!(
             "SELECT n.running_tasks FROM tenant n WHERE n.tenant = $1 AND n.running_tasks IS NOT NULL{}",
-            tx.dialect.lock("n")
+            unit.tx.dialect.lock("n")
         );
-        let found = tx.all("lock a tenant's quota", &sql, vec![tenant.to_string().into()]).await?;
+        let found = unit.tx.all("lock a tenant's quota", &sql, vec![tenant.to_string().into()]).await?;
         let left = match found.first() {
             None => None,
             Some(row) => {
                 let sql = "SELECT COUNT(*) AS used FROM task_instance WHERE state = 'running' AND tenant = $1";
-                Some(left(rows::get(row, "running_tasks")?, tx, sql, tenant.as_str()).await?)
+                Some(
+                    left(rows::get(row, "running_tasks")?, unit.tx, (sql, tenant.as_str()), unit.freed_of(tenant))
+                        .await?,
+                )
             }
         };
         self.tenants.insert(tenant.clone(), left);
@@ -291,17 +314,17 @@ impl Limits {
     }
 
     /// Slots left of a pool; `None` = nobody has set its size.
-    async fn pool(&mut self, tx: &Tx, pool: &str) -> Result<Option<usize>, StoreError> {
+    async fn pool(&mut self, unit: &UnitOfWork<'_>, pool: &str) -> Result<Option<usize>, StoreError> {
         if let Some(known) = self.pools.get(pool) {
             return Ok(*known);
         }
-        let sql = format!("SELECT p.slots FROM pool p WHERE p.pool = $1{}", tx.dialect.lock("p"));
-        let found = tx.all("lock a pool", &sql, vec![pool.into()]).await?;
+        let sql = format!("SELECT p.slots FROM pool p WHERE p.pool = $1{}", unit.tx.dialect.lock("p"));
+        let found = unit.tx.all("lock a pool", &sql, vec![pool.into()]).await?;
         let left = match found.first() {
             None => None,
             Some(row) => {
                 let sql = "SELECT COUNT(*) AS used FROM task_instance WHERE state = 'running' AND pool = $1";
-                Some(left(rows::get(row, "slots")?, tx, sql, pool).await?)
+                Some(left(rows::get(row, "slots")?, unit.tx, (sql, pool), unit.freed_in(pool)).await?)
             }
         };
         self.pools.insert(pool.to_owned(), left);
@@ -309,10 +332,12 @@ impl Limits {
     }
 }
 
-async fn left(slots: i64, tx: &Tx, sql: &str, name: &str) -> Result<usize, StoreError> {
+/// What is left of `slots` beside those that `sql` counts, without the `freed`.
+async fn left(slots: i64, tx: &Tx, (sql, name): (&str, &str), freed: usize) -> Result<usize, StoreError> {
     let found = tx.all("count the slots in use", sql, vec![name.into()]).await?;
     let used: i64 = found.first().map_or(Ok(0), |row| rows::get(row, "used"))?;
-    Ok(usize::try_from(slots - used).unwrap_or(0))
+    let freed = i64::try_from(freed).unwrap_or(i64::MAX);
+    Ok(usize::try_from(slots - used.saturating_sub(freed)).unwrap_or(0))
 }
 
 /// The key of an attempt's task instance.

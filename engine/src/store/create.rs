@@ -14,9 +14,10 @@ use serde_json::{Value, json};
 use super::advance::{Advance, RunKey, RunRow, move_runs};
 use super::dialect::Kind;
 use super::events::run_event;
+use super::held::WaitLimits;
 use super::rows::{self, InstanceKey, element, param};
 use super::tx::{Tx, Write};
-use super::unit::{NewInstance, UnitOfWork, WaitLimits};
+use super::unit::{NewInstance, UnitOfWork};
 use super::{Store, StoreError};
 use crate::dag::{Dag, UpstreamCounts};
 use crate::drill::Fault;
@@ -223,7 +224,7 @@ pub(super) async fn start_runs(
     let (mut rows, mut instances, mut moved) = (BTreeMap::new(), Vec::new(), Vec::new());
     for run in starting {
         let key = (run.tenant.clone(), run.run);
-        unit.note(&run_event(&run.tenant, run.run, 1, started));
+        unit.note(run_event(&run.tenant, run.run, 1, started));
         instances.extend(insert_instances(&mut unit, &run));
         moved.push((key.clone(), started, 1));
         rows.insert(key, RunRow { dag: run.dag, state: started.to() });

@@ -4,6 +4,8 @@
 
 use sea_orm::DbBackend;
 
+use super::held::LOCK_ORDER;
+
 /// A column of a [`rows`](Dialect::rows) source.
 pub(super) type Column = (&'static str, Kind);
 
@@ -52,6 +54,14 @@ impl Dialect {
         match self {
             Self::Sqlite => String::new(),
             Self::Postgres => format!(" FOR UPDATE OF {alias}"),
+        }
+    }
+
+    /// Locks task instances `t` in the order of their keys. SQLite has one writer, and need not sort them.
+    pub(super) fn lock_in_order(self) -> String {
+        match self {
+            Self::Sqlite => String::new(),
+            Self::Postgres => format!(" ORDER BY {LOCK_ORDER}{}", self.lock("t")),
         }
     }
 

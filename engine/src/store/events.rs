@@ -3,11 +3,9 @@
 //! Each task instance and each run numbers its own events without gaps: an event's `seq` is the
 //! row's `version` after the move, so no counter is shared and no two transactions wait for one.
 
-use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::dialect::Kind;
-use super::rows::{InstanceKey, Rows, element, with_key};
+use super::rows::{Cell, InstanceKey, Rows, element};
 use super::tx::{Part, Tx};
 use crate::id::{AttemptNumber, Epoch, RunId, SessionId, TenantId};
 use crate::plan::Reason;
@@ -22,7 +20,7 @@ pub(super) struct Holder {
 }
 
 /// An event, as its row has it.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(super) struct Event<'a> {
     tenant: &'a TenantId,
     run: RunId,
@@ -41,6 +39,24 @@ pub(super) struct Event<'a> {
 }
 
 impl Event<'_> {
+    /// The columns that events differ in.
+    pub(super) fn cells(self) -> [Cell; 12] {
+        [
+            ("tenant", self.tenant.as_str().into()),
+            ("run", self.run.to_string().into()),
+            ("task", self.task.into()),
+            ("element", self.element.into()),
+            ("generation", self.generation.into()),
+            ("seq", self.seq.into()),
+            ("event", self.event.into()),
+            ("state", self.state.into()),
+            ("attempt", self.attempt.map(|it| it.0).into()),
+            ("epoch", self.epoch.map(|it| it.0).into()),
+            ("session", self.session.map(|it| it.to_string()).into()),
+            ("detail", self.detail.into()),
+        ]
+    }
+
     /// With what else there is to say, as JSON.
     pub(super) fn with_detail(self, detail: &Value) -> Self {
         Self { detail: Some(detail.to_string()), ..self }
@@ -114,25 +130,15 @@ pub(super) fn run_event(tenant: &TenantId, run: RunId, seq: i64, made: Transitio
 }
 
 impl Tx {
-    /// Events to be appended, as a part of a flush.
+    /// Events to be appended, as a part of a flush: rows of [`Event::cells`].
     pub(super) fn events_part(&self, events: Rows) -> Part {
-        let columns = with_key(&[
-            ("seq", Kind::Int),
-            ("event", Kind::Text),
-            ("state", Kind::Text),
-            ("attempt", Kind::Int),
-            ("epoch", Kind::Int),
-            ("session", Kind::Text),
-            ("detail", Kind::Text),
-        ]);
         let sql = format!(
             "INSERT INTO event (tenant, run, task, element, generation, seq, at, event, state, attempt, epoch, \
              session, op_id, detail) \
-             SELECT r.tenant, r.run, r.task, r.element, r.generation, r.seq, $2, r.event, r.state, r.attempt, \
-             r.epoch, r.session, $3, r.detail FROM {}",
-            self.dialect.rows(1, &columns)
+             SELECT r.tenant, r.run, r.task, r.element, r.generation, r.seq, $1, r.event, r.state, r.attempt, \
+             r.epoch, r.session, $2, r.detail FROM {}",
+            events.table(self.dialect, 2)
         );
-        let values = vec![events.into_param(), self.now.into(), self.op_id.to_string().into()];
-        Part { what: "append events", sql, values }
+        Part::of_rows("append events", sql, events, vec![self.now.into(), self.op_id.to_string().into()])
     }
 }

@@ -11,8 +11,9 @@ use serde_json::Value;
 
 use super::advance::RunRow;
 use super::create::instance_seed;
+use super::held::{HELD, WaitLimits};
 use super::rows::InstanceKey;
-use super::unit::{HELD, NewInstance, UnitOfWork, WaitLimits};
+use super::unit::{NewInstance, UnitOfWork};
 use super::{StoreError, work};
 use crate::dag::{Task, UpstreamCounts};
 use crate::id::InstanceId;

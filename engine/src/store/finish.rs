@@ -10,16 +10,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::advance::{Advance, RunKey, RunRow, run_key, successors, task};
-use super::claim::{claim_into, key_of};
+use super::claim::key_of;
 use super::dialect::{Dialect, Kind};
 use super::events::{Holder, task_note};
-use super::rows::{self, InstanceKey, Rows, extend, keyed_rows, param};
+use super::held::{HELD, LOCK_ORDER};
+use super::rows::{self, Cell, InstanceKey, Rows, extend, keyed_rows, param};
 use super::tx::{Part, Tx, Write};
-use super::unit::{AttemptEnd, HELD, LOCK_ORDER, UnitOfWork};
+use super::unit::{AttemptEnd, UnitOfWork};
 use super::{Claim, ClaimRequest, Memo, Store, StoreError, memo, registry};
 use crate::artifact::ArtifactRef;
 use crate::dag::{Dag, Task};
@@ -186,12 +186,7 @@ impl Write for FinishAll<'_> {
         }
         let mut advance = Advance::new(self.store, &mut unit, runs);
         advance.after(ended).await?;
-        let mut claims = advance.claim_ready(self.next)?;
-        let states = advance.end_runs().await?;
-        if let Some(next) = self.next.filter(|next| next.others_wait) {
-            claims.extend(claim_into(&mut unit, &next.request, next.request.limit).await?);
-            unit.flush().await?;
-        }
+        let (states, claims) = advance.end_runs(self.next).await?;
         for (receipt, finish) in receipts.iter_mut().zip(self.finishes) {
             if let Receipt::Recorded { run, .. } = receipt {
                 let key = (finish.identity.tenant.clone(), finish.identity.run);
@@ -299,30 +294,28 @@ async fn check_fence(
 ) -> Result<FenceHolds, StoreError> {
     let mut rows = Rows::default();
     for it in finishes {
-        rows.push_keyed(&key_of(&it.identity), &Fence { epoch: Some(it.identity.epoch), session: Some(it.session) });
+        rows.push_keyed(&key_of(&it.identity), under(Some((it.identity.epoch, it.session))));
     }
     for key in &successors {
-        rows.push_keyed(key, &Fence { epoch: None, session: None });
+        rows.push_keyed(key, under(None));
     }
     let sql = format!(
         "SELECT {HELD} FROM {} JOIN task_instance t ON t.tenant = r.tenant AND t.run = r.run AND t.task = r.task \
          AND t.element = r.element WHERE (r.epoch IS NULL AND t.current) OR (t.generation = r.generation \
          AND t.state = 'running' AND t.epoch = r.epoch AND t.session = r.session AND EXISTS (SELECT 1 \
-         FROM worker_session s WHERE s.session = t.session AND NOT s.revoked AND s.incarnation = t.incarnation)) \
-         ORDER BY {LOCK_ORDER}{}",
-        keyed_rows(unit.tx.dialect, 1, &[("epoch", Kind::Int), ("session", Kind::Text)]),
-        unit.tx.dialect.lock("t")
+         FROM worker_session s WHERE s.session = t.session AND NOT s.revoked AND s.incarnation = t.incarnation)){}",
+        rows.table(unit.tx.dialect, 0),
+        unit.tx.dialect.lock_in_order()
     );
-    let locked: BTreeSet<_> = unit.lock("check the fence", &sql, vec![rows.into_param()]).await?.into_iter().collect();
+    let locked: BTreeSet<_> = unit.lock_rows("check the fence", &sql, rows).await?.into_iter().collect();
     let reported = finishes.iter().map(|it| key_of(&it.identity));
     Ok(FenceHolds(reported.filter(|key| locked.contains(key)).collect()))
 }
 
 /// Under what an attempt is reported; nothing where a row is locked as it is.
-#[derive(Serialize)]
-struct Fence {
-    epoch: Option<Epoch>,
-    session: Option<SessionId>,
+fn under(fence: Option<(Epoch, SessionId)>) -> [Cell; 2] {
+    let (epoch, session) = fence.unzip();
+    [("epoch", epoch.map(|it| it.0).into()), ("session", session.map(|it| it.to_string()).into())]
 }
 
 /// Whose fence holds; each key counts once.
@@ -420,7 +413,7 @@ async fn note_refused(unit: &mut UnitOfWork<'_>, refused: &[&Finish]) -> Result<
         let held = unit.change(&key)?;
         held.version += 1;
         let note = task_note(&key, held.version, "late_report_refused", held.state, holder);
-        unit.note(&note);
+        unit.note(note);
     }
     Ok(())
 }
@@ -465,7 +458,7 @@ pub(super) fn artifacts_part(dialect: Dialect, artifacts: Vec<Value>, now: Micro
          r.epoch, r.key, r.digest, r.bytes, r.row_count, r.schema_digest, r.linked_from, $2 FROM {}",
         keyed_rows(dialect, 1, &columns)
     );
-    Part { what: "register the artifacts", sql, values: vec![param(artifacts), now.into()] }
+    Part::new("register the artifacts", sql, vec![param(artifacts), now.into()])
 }
 
 /// Registers what was published and read, with the flush.
@@ -482,6 +475,6 @@ fn unit_parts(unit: &mut UnitOfWork<'_>, artifacts: Vec<Value>, inputs: Vec<Valu
              WHERE TRUE ON CONFLICT DO NOTHING",
             keyed_rows(dialect, 1, &columns)
         );
-        unit.also(Part { what: "record the lineage", sql, values: vec![param(inputs)] });
+        unit.also(Part::new("record the lineage", sql, vec![param(inputs)]));
     }
 }

@@ -119,5 +119,5 @@ pub(super) fn part(tx: &Tx, rows: Vec<Value>) -> Part {
          WHERE TRUE ON CONFLICT DO NOTHING",
         keyed_rows(tx.dialect, 1, &[("memo_key", Kind::Text), ("epoch", Kind::Int)])
     );
-    Part { what: "record memo keys", sql, values: vec![param(rows), tx.now.into()] }
+    Part::new("record memo keys", sql, vec![param(rows), tx.now.into()])
 }

@@ -25,6 +25,7 @@ mod events;
 mod fan_out;
 mod finish;
 mod flush;
+mod held;
 mod limits;
 mod lineage;
 mod memo;

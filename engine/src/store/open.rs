@@ -181,13 +181,16 @@ fn options(url: &str, mode: OpenMode, limit: Duration) -> Result<Connecting, Sto
         .map_sqlx_sqlite_opts(move |options| sqlite(options, mode));
     let writer = sqlite_path(url).map(|_| {
         let mut writer = all.clone();
-        writer
-            .max_connections(1)
-            .map_sqlx_sqlite_opts(move |options| sqlite(options, mode).pragma("cache_size", WRITER_CACHE));
+        writer.max_connections(1).map_sqlx_sqlite_opts(move |options| {
+            sqlite(options, mode).pragma("cache_size", WRITER_CACHE).statement_cache_capacity(WRITER_STATEMENTS)
+        });
         writer
     });
     Ok(Connecting { all, writer })
 }
+
+/// Statements that SQLite's writer keeps prepared: of each, one for every few numbers of rows.
+const WRITER_STATEMENTS: usize = 512;
 
 /// What SQLite's writer keeps of the file in memory at the most: 32 MiB, as `cache_size` counts.
 const WRITER_CACHE: &str = "-32768";

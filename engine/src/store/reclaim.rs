@@ -14,9 +14,10 @@ use super::advance::{self, Advance, RunRow};
 use super::dialect::Kind;
 use super::events::run_event;
 use super::finish::{fail, read_state};
+use super::held::{HELD, LOCK_ORDER};
 use super::rows::{self, InstanceKey, param};
 use super::tx::{Part, Tx, Write};
-use super::unit::{AttemptEnd, HELD, LOCK_ORDER, UnitOfWork};
+use super::unit::{AttemptEnd, UnitOfWork};
 use super::{ClaimScope, HeldAttempt, Store, StoreError, tx};
 use crate::failpoint;
 use crate::id::{AttemptNumber, InstanceId, RunId, SessionId, TenantId};
@@ -248,7 +249,7 @@ impl Write for Reclaim<'_> {
         }
         let mut advance = Advance::new(self.store, &mut unit, runs);
         advance.after(ended).await?;
-        advance.end_runs().await?;
+        advance.end_runs(None).await?;
         Ok(lost)
     }
 }
@@ -340,7 +341,7 @@ fn revoke(unit: &mut UnitOfWork<'_>, sessions: BTreeSet<SessionId>) {
         "UPDATE worker_session SET revoked = TRUE FROM {} WHERE worker_session.session = r.session",
         unit.tx.dialect.rows(1, &[("session", Kind::Text)])
     );
-    unit.also(Part { what: "revoke sessions", sql, values: vec![param(named)] });
+    unit.also(Part::new("revoke sessions", sql, vec![param(named)]));
 }
 
 /// Reads a run as far as advancing it needs.
@@ -399,7 +400,7 @@ impl Write for ExpireWaits<'_> {
         let failed = ended.len();
         let mut advance = Advance::new(self.store, &mut unit, runs);
         advance.after(ended).await?;
-        advance.end_runs().await?;
+        advance.end_runs(None).await?;
         Ok(failed)
     }
 }
@@ -521,7 +522,7 @@ impl Write for Cancel<'_> {
         };
         run.state = made.to();
         let mut unit = UnitOfWork::new(tx, self.store.incarnation);
-        unit.note(&run_event(self.tenant, self.run, rows::get(row, "version")?, made));
+        unit.note(run_event(self.tenant, self.run, rows::get(row, "version")?, made));
         // Whoever finishes one of these is waited for. What it made meanwhile (the elements of a fan-out)
         // was not there for that look: the second one sees it.
         look_at_open(self.store, &mut unit, (self.tenant, self.run), run.clone()).await?;

@@ -16,9 +16,10 @@ use super::create::{deadline, insert_documents, insert_runs, insert_versions, in
 use super::dialect::Kind;
 use super::events::run_event;
 use super::finish::artifacts_part;
+use super::held::WaitLimits;
 use super::rows::{InstanceKey, extend, keyed_rows, param};
 use super::tx::{Tx, Write};
-use super::unit::{NewInstance, UnitOfWork, WaitLimits};
+use super::unit::{NewInstance, UnitOfWork};
 use super::{NewRun, Store, StoreError};
 use crate::artifact::ArtifactRef;
 use crate::dag::{Dag, Task, UpstreamCounts};
@@ -97,7 +98,7 @@ impl Write for CreateReplay<'_> {
         let made = transition(RunState::Queued, RunEvent::Started)?;
         let mut unit = UnitOfWork::new(tx, self.store.incarnation);
         let key = (self.new.tenant.clone(), self.new.run);
-        unit.note(&run_event(&key.0, key.1, 1, made).with_detail(self.detail));
+        unit.note(run_event(&key.0, key.1, 1, made).with_detail(self.detail));
         unit.also(move_runs(tx, &[(key.clone(), made, 1)]));
         let inserted = self.insert(&mut unit)?;
         self.still_there(tx, &inserted.links).await?;
@@ -254,6 +255,6 @@ fn hold_back(
 
 async fn link(tx: &Tx, links: &[Value]) -> Result<(), StoreError> {
     let part = artifacts_part(tx.dialect, links.to_vec(), tx.now);
-    tx.execute("link the artifacts", &part.sql, part.values).await?;
+    tx.run(part).await?;
     Ok(())
 }

@@ -20,10 +20,11 @@ use serde_json::{Value, json};
 use super::advance::{Advance, RunRow};
 use super::dialect::{Column, Dialect, Kind};
 use super::events::run_event;
+use super::held::{HELD, LOCK_ORDER};
 use super::reclaim::read_run;
 use super::rows::{self, InstanceKey, element, extend, param};
 use super::tx::{Tx, Write};
-use super::unit::{HELD, LOCK_ORDER, NewInstance, UnitOfWork};
+use super::unit::{NewInstance, UnitOfWork};
 use super::{Store, StoreError};
 use crate::dag::{Dag, UpstreamCounts};
 use crate::id::{Generation, InstanceId, RunId, TaskId, TenantId};
@@ -107,7 +108,7 @@ impl Write for MakeRerun<'_> {
         let renewal = self.renew(&mut unit, &dag, &parts, old).await?;
         let version = self.reopen(tx, made.from(), made.to()).await?;
         let detail = self.detail(&roots, renewal.keys.len());
-        unit.note(&run_event(self.tenant, self.run, version, made).with_detail(&detail));
+        unit.note(run_event(self.tenant, self.run, version, made).with_detail(&detail));
         // What is asked of the database from here on, such as who waits for an element's end, is there.
         unit.flush().await?;
         let instances = in_order(&dag, renewal.counts);

@@ -246,12 +246,9 @@ impl Write for DeleteEvents<'_> {
         );
         let ids = param(runs(tx, &sql, self.tenant, self.before).await?);
         let source = tx.dialect.rows(1, &[("run", Kind::Text)]);
-        let row = match tx.dialect {
-            Dialect::Sqlite => "rowid",
-            Dialect::Postgres => "ctid",
-        };
+        let key = "tenant, run, task, element, generation, seq";
         let sql = format!(
-            "DELETE FROM event WHERE {row} IN (SELECT {row} FROM event WHERE tenant = $2 \
+            "DELETE FROM event WHERE ({key}) IN (SELECT {key} FROM event WHERE tenant = $2 \
              AND run IN (SELECT r.run FROM {source}) LIMIT {EVENTS_AT_ONCE})"
         );
         let deleted = tx.execute(Self::WHAT, &sql, vec![ids, self.tenant.to_string().into()]).await?;

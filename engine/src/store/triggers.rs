@@ -207,7 +207,7 @@ impl Write for UseUp<'_> {
         );
         let mut values = key;
         values.extend([made.first().map(RunId::to_string).into(), tx.now.into()]);
-        tx.all_of(vec![Part { what: Self::WHAT, sql, values }]).await?;
+        tx.all_of(vec![Part::new(Self::WHAT, sql, values)]).await?;
         Ok(true)
     }
 }

@@ -23,6 +23,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::dialect::Dialect;
+use super::rows::Rows;
 use super::{Store, StoreError};
 use crate::id::OpId;
 use crate::plan::Micros;
@@ -65,12 +66,22 @@ pub(super) struct Tx {
 
 /// A statement for [`Tx::all_of`].
 pub(super) struct Part {
-    /// Verb and object, for errors.
-    pub(super) what: &'static str,
-    /// With its own parameters, from `$1`.
-    pub(super) sql: String,
-    /// Its parameters.
-    pub(super) values: Vec<Value>,
+    what: &'static str,
+    sql: String,
+    rows: Rows,
+    values: Vec<Value>,
+}
+
+impl Part {
+    /// Verb and object for errors, and SQL with its own parameters from `$1`.
+    pub(super) fn new(what: &'static str, sql: String, values: Vec<Value>) -> Self {
+        Self::of_rows(what, sql, Rows::default(), values)
+    }
+
+    /// As [`new`](Self::new), of SQL that reads `rows` as a table beside its parameters.
+    pub(super) fn of_rows(what: &'static str, sql: String, rows: Rows, values: Vec<Value>) -> Self {
+        Self { what, sql, rows, values }
+    }
 }
 
 /// How an attempt at a write ended, if not well.
@@ -104,6 +115,13 @@ impl Tx {
         let result = self.inner.execute_raw(statement).await.map_err(StoreError::query(what))?;
         Ok(result.rows_affected())
     }
+
+    /// Runs a part by itself; returns how many rows it touched.
+    pub(super) async fn run(&self, part: Part) -> Result<u64, StoreError> {
+        let what = part.what;
+        let (sql, values) = joined(self.dialect, vec![part]);
+        self.execute(what, &sql.concat(), values).await
+    }
 }
 
 impl Tx {
@@ -114,24 +132,30 @@ impl Tx {
             return Ok(());
         }
         if !self.has_left_id.swap(true, Ordering::Relaxed) {
-            parts.push(Part {
-                what: OPERATION,
-                sql: LEAVE_ID.to_owned(),
-                values: vec![self.op_id.to_string().into(), self.now.into()],
-            });
-        }
-        let what = parts.first().map_or(OPERATION, |part| part.what);
-        let mut values = Vec::new();
-        let mut statements = Vec::new();
-        for part in parts {
-            statements.push(renumber(&part.sql, values.len()));
-            values.extend(part.values);
+            let values = vec![self.op_id.to_string().into(), self.now.into()];
+            parts.push(Part::new(OPERATION, LEAVE_ID.to_owned(), values));
         }
         match self.dialect {
             Dialect::Sqlite => {
-                self.execute(what, &statements.join("; "), values).await?;
+                // One text for each number of rows is kept prepared, and not one for each of their combinations.
+                let (mut few, mut many): (Vec<_>, Vec<_>) =
+                    parts.into_iter().partition(|part| part.rows.len() <= JOINED);
+                // The last of many takes a lone one along.
+                if few.len() == 1 {
+                    few.splice(0..0, many.pop());
+                }
+                for part in many {
+                    self.run(part).await?;
+                }
+                let what = few.first().map_or(OPERATION, |part| part.what);
+                let (statements, values) = joined(self.dialect, few);
+                if !statements.is_empty() {
+                    self.execute(what, &statements.join("; "), values).await?;
+                }
             }
             Dialect::Postgres => {
+                let what = parts.first().map_or(OPERATION, |part| part.what);
+                let (statements, values) = joined(self.dialect, parts);
                 let named: Vec<_> =
                     statements.iter().enumerate().map(|(at, sql)| format!("p{at} AS ({sql})")).collect();
                 // A data-modifying part runs whether or not anything reads it.
@@ -140,6 +164,29 @@ impl Tx {
         }
         Ok(())
     }
+}
+
+/// Rows that a part has at the most to be joined with others into one text of SQLite.
+const JOINED: usize = 8;
+
+/// The texts of parts that run together, and the parameters of all. Those that are bound by where they stand
+/// come first: the driver counts them through all statements, and the others by their numbers.
+fn joined(dialect: Dialect, parts: Vec<Part>) -> (Vec<String>, Vec<Value>) {
+    let (mut bound, mut numbered) = (Vec::new(), Vec::new());
+    let mut texts = Vec::with_capacity(parts.len());
+    for mut part in parts {
+        let by = numbered.len();
+        if part.rows.is_bound(dialect) {
+            bound.extend(part.rows.into_params(dialect));
+        } else {
+            part.values.extend(part.rows.into_params(dialect));
+        }
+        numbered.append(&mut part.values);
+        texts.push((part.sql, by));
+    }
+    let texts = texts.into_iter().map(|(sql, by)| renumber(&sql, by + bound.len())).collect();
+    bound.append(&mut numbered);
+    (texts, bound)
 }
 
 const OPERATION: &str = "leave the operation's id";
@@ -393,7 +440,21 @@ fn database_error(error: &DbErr) -> Option<&dyn sea_orm::sqlx::error::DatabaseEr
 
 #[cfg(test)]
 mod tests {
-    use super::renumber;
+    use super::{Dialect, Part, Rows, joined, renumber};
+
+    #[test]
+    fn what_is_bound_by_its_place_comes_before_what_is_bound_by_its_number() {
+        let part = |at: i64| {
+            let mut rows = Rows::default();
+            rows.push([("n", at.into())]);
+            let sql = format!("INSERT INTO t SELECT r.n, $1 FROM {}", rows.table(Dialect::Sqlite, 1));
+            Part::of_rows("insert", sql, rows, vec![(at * 10).into()])
+        };
+        let (texts, values) = joined(Dialect::Sqlite, vec![part(1), part(2)]);
+        assert_eq!(values, [1_i64, 2, 10, 20].map(sea_orm::Value::from));
+        assert!(texts[0].starts_with("INSERT INTO t SELECT r.n, $3 FROM"), "{}", texts[0]);
+        assert!(texts[1].starts_with("INSERT INTO t SELECT r.n, $4 FROM"), "{}", texts[1]);
+    }
 
     #[test]
     fn parameters_are_numbered_on() {

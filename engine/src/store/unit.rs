@@ -6,87 +6,23 @@
 //! Postgres all of them in one round trip. Rows are locked in the order of their keys, so that two units never wait for each
 //! other in a circle; what is locked can be written by its absolute values.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::dialect::Kind;
-use super::events::{Event, Holder, task_event};
-use super::flush::{Began, Ended, begin_attempts, end_attempts, insert, update};
-use super::rows::{self, InstanceKey, Rows};
+use super::events::{Event, task_event};
+use super::flush::{began, begin_attempts, end_attempts, ended, insert, update};
+use super::held::{self, HELD, Held, Unusual, WaitLimits};
+use super::rows::{InstanceKey, Rows};
 use super::tx::{Part, Tx};
 use super::{Claim, StoreError};
-use crate::dag::{Task, UpstreamCounts};
+use crate::dag::UpstreamCounts;
 use crate::id::{AttemptNumber, DagId, Epoch, Incarnation, SessionId, TenantId};
-use crate::plan::{Micros, Reason};
+use crate::plan::Reason;
 use crate::run::{AttemptState, TaskEvent, TaskState, is_terminal, transition};
 use crate::task::AttemptIdentity;
 
-/// A task instance as this transaction holds it: locked, or not inserted yet.
-#[derive(Debug, Clone)]
-pub(super) struct Held {
-    pub(super) key: InstanceKey,
-    pub(super) dag: DagId,
-    pub(super) ordinal: i64,
-    pub(super) state: TaskState,
-    /// How many events it has.
-    pub(super) version: i64,
-    pub(super) epoch: Epoch,
-    pub(super) session: Option<SessionId>,
-    pub(super) incarnation: Incarnation,
-    pub(super) attempts: i64,
-    pub(super) failures: u32,
-    pub(super) losses: u32,
-    pub(super) seed: u64,
-    pub(super) priority: i64,
-    pub(super) pool: Option<String>,
-    pub(super) upstream: UpstreamCounts,
-    pub(super) not_before: Option<Micros>,
-    pub(super) ready_at: Option<Micros>,
-    pub(super) started_at: Option<Micros>,
-    pub(super) finished_at: Option<Micros>,
-    pub(super) outputs: Option<String>,
-    pub(super) reason: Option<Reason>,
-    /// The element of a `for_each`, as JSON.
-    pub(super) item: Option<String>,
-    pub(super) waits: WaitLimits,
-    /// It has to be claimed by then, while it is ready.
-    pub(super) queue_by: Option<Micros>,
-    /// It has to end by then.
-    pub(super) end_by: Option<Micros>,
-    is_new: bool,
-    is_changed: bool,
-}
-
-/// How long an instance may wait, in microseconds.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct WaitLimits {
-    /// For a slot, each time it is ready.
-    pub(super) queue: Option<i64>,
-    /// From first ready to its end, over all attempts.
-    pub(super) total: Option<i64>,
-    /// When its run should be over, in microseconds since 1970: orders what is ready, and ends nothing.
-    pub(super) due_by: Option<Micros>,
-}
-
-impl WaitLimits {
-    pub(super) fn of(task: &Task, due_by: Option<Micros>) -> Self {
-        let micros = |limit: Option<Duration>| limit.map(|limit| i64::try_from(limit.as_micros()).unwrap_or(i64::MAX));
-        Self { queue: micros(task.timeouts.queue), total: micros(task.timeouts.total), due_by }
-    }
-}
-
-/// What a select into [`UnitOfWork::lock`] has to name, of a task instance under the alias `t`.
-pub(super) const HELD: &str = "t.tenant, t.run, t.task, t.element, t.generation, t.dag, t.ordinal, t.state, t.version, \
-     t.epoch, t.session, t.incarnation, t.attempts, t.failures, t.losses, t.seed, t.priority, t.pool, t.up_total, \
-     t.up_succeeded, t.up_failed, t.up_upstream_failed, t.up_skipped, t.not_before, t.ready_at, t.started_at, \
-     t.finished_at, t.outputs, t.reason, t.item, t.queue_limit, t.total_limit, t.due_by, t.queue_by, t.end_by";
-
-/// The order in which rows are locked.
-pub(super) const LOCK_ORDER: &str = "t.tenant, t.run, t.task, t.element, t.generation";
-
-/// What [`insert`] needs to know of a new task instance.
+/// What [`UnitOfWork::insert`] needs to know of a new task instance.
 pub(super) struct NewInstance {
     pub(super) key: InstanceKey,
     pub(super) dag: DagId,
@@ -108,6 +44,13 @@ pub(super) struct AttemptEnd {
     pub(super) message: Option<String>,
 }
 
+/// Slots of attempts that this unit has ended, while the database still counts them.
+#[derive(Default)]
+struct Freed {
+    tenants: BTreeMap<TenantId, usize>,
+    pools: BTreeMap<String, usize>,
+}
+
 /// See the module.
 pub(super) struct UnitOfWork<'a> {
     pub(super) tx: &'a Tx,
@@ -118,6 +61,7 @@ pub(super) struct UnitOfWork<'a> {
     began: Rows,
     ended: Rows,
     returned: BTreeMap<TenantId, usize>,
+    freed: Freed,
     more: Vec<Part>,
 }
 
@@ -131,6 +75,7 @@ impl<'a> UnitOfWork<'a> {
             began: Rows::default(),
             ended: Rows::default(),
             returned: BTreeMap::new(),
+            freed: Freed::default(),
             more: Vec::new(),
         }
     }
@@ -143,14 +88,23 @@ impl<'a> UnitOfWork<'a> {
         sql: &str,
         values: Vec<sea_orm::Value>,
     ) -> Result<Vec<InstanceKey>, StoreError> {
-        let found = self.tx.all(what, sql, values).await?;
+        let found = held::read(self.tx, what, sql, values).await?;
         let mut keys = Vec::with_capacity(found.len());
-        for row in &found {
-            let row = read(row)?;
+        for row in found {
             keys.push(row.key.clone());
             self.held.entry(row.key.clone()).or_insert(row);
         }
         Ok(keys)
+    }
+
+    /// As [`lock`](Self::lock), of rows that the select reads as a table.
+    pub(super) async fn lock_rows(
+        &mut self,
+        what: &'static str,
+        sql: &str,
+        rows: Rows,
+    ) -> Result<Vec<InstanceKey>, StoreError> {
+        self.lock(what, sql, rows.into_params(self.tx.dialect)).await
     }
 
     /// Locks the current generations of instances, by key without the generation, where not held yet.
@@ -161,14 +115,13 @@ impl<'a> UnitOfWork<'a> {
             missing.push_key(key);
         }
         if !missing.is_empty() {
-            let columns = [("tenant", Kind::Text), ("run", Kind::Text), ("task", Kind::Text), ("element", Kind::Int)];
             let sql = format!(
                 "SELECT {HELD} FROM {} JOIN task_instance t ON t.tenant = r.tenant AND t.run = r.run \
-                 AND t.task = r.task AND t.element = r.element AND t.current ORDER BY {LOCK_ORDER}{}",
-                self.tx.dialect.rows(1, &columns),
-                self.tx.dialect.lock("t")
+                 AND t.task = r.task AND t.element = r.element AND t.current{}",
+                missing.table(self.tx.dialect, 0),
+                self.tx.dialect.lock_in_order()
             );
-            self.lock("lock task instances", &sql, vec![missing.into_param()]).await?;
+            self.lock_rows("lock task instances", &sql, missing).await?;
         }
         Ok(wanted.iter().filter_map(|key| self.current(key).cloned()).collect())
     }
@@ -185,9 +138,15 @@ impl<'a> UnitOfWork<'a> {
         self.held.get(key)
     }
 
-    /// Whether a held row stands ready to be claimed.
-    pub(super) fn is_ready(&self, key: &InstanceKey) -> bool {
-        self.get(key).is_some_and(|held| held.state == TaskState::Ready)
+    /// Which of `keys`, and of what this unit itself has made ready, may be claimed: in the order of their turns.
+    /// What it has moved on is not ready any more, whatever the database still says.
+    pub(super) fn ready(&self, keys: Vec<InstanceKey>, is_wanted: impl Fn(&Held) -> bool) -> Vec<InstanceKey> {
+        let known = self.held.values().filter(|held| held.is_changed && is_wanted(held)).map(|held| &held.key);
+        let all: BTreeSet<&InstanceKey> = keys.iter().chain(known).collect();
+        let mut ready: Vec<&Held> = all.into_iter().filter_map(|key| self.get(key)).collect();
+        ready.retain(|held| held.state == TaskState::Ready);
+        ready.sort_by_key(|held| (held.turn(), held.key.run, held.ordinal));
+        ready.into_iter().map(|held| held.key.clone()).collect()
     }
 
     /// A held row, to be changed.
@@ -225,6 +184,7 @@ impl<'a> UnitOfWork<'a> {
             end_by: None,
             is_new: true,
             is_changed: false,
+            unusual: Unusual::default(),
         };
         self.held.insert(new.key, held);
     }
@@ -256,7 +216,7 @@ impl<'a> UnitOfWork<'a> {
             held.session = None;
         }
         held.finished_at = is_terminal(made.to()).then_some(now);
-        append(&mut self.events, &task_event(key, held.version, made, holder, held.reason.as_ref()));
+        append(&mut self.events, task_event(key, held.version, made, holder, held.reason.as_ref()));
         Ok(made.to())
     }
 
@@ -288,21 +248,30 @@ impl<'a> UnitOfWork<'a> {
             item: held.item.clone(),
             end_by: held.end_by,
         };
-        self.began.push_keyed(key, &Began { attempt: held.attempts, epoch: held.epoch, session });
-        append(&mut self.events, &task_event(key, held.version, made, held.holder(), None));
+        self.began.push_keyed(key, began(held.attempts, held.epoch, session));
+        append(&mut self.events, task_event(key, held.version, made, held.holder(), None));
         Ok(claim)
     }
 
     /// Ends an attempt of a held row.
     pub(super) fn end_attempt(&mut self, key: &InstanceKey, end: AttemptEnd) {
-        let ended = Ended {
-            attempt: end.attempt,
-            new_state: end.state.as_str(),
-            error_class: end.error_class.map(|class| class.to_string()),
-            message: end.message,
-        };
-        self.ended.push_keyed(key, &ended);
+        let class = end.error_class.map(|class| class.to_string());
+        self.ended.push_keyed(key, ended(end.attempt, end.state, class, end.message));
         *self.returned.entry(key.tenant.clone()).or_default() += 1;
+        *self.freed.tenants.entry(key.tenant.clone()).or_default() += 1;
+        if let Some(pool) = self.get(key).and_then(|held| held.pool.clone()) {
+            *self.freed.pools.entry(pool).or_default() += 1;
+        }
+    }
+
+    /// How many of a tenant's running attempts, as the database counts them, this unit has ended.
+    pub(super) fn freed_of(&self, tenant: &TenantId) -> usize {
+        self.freed.tenants.get(tenant).copied().unwrap_or(0)
+    }
+
+    /// How many of a pool's running attempts, as the database counts them, this unit has ended.
+    pub(super) fn freed_in(&self, pool: &str) -> usize {
+        self.freed.pools.get(pool).copied().unwrap_or(0)
     }
 
     /// How many slots a tenant's attempts gave back in this unit.
@@ -311,7 +280,7 @@ impl<'a> UnitOfWork<'a> {
     }
 
     /// Appends an event that moves no task instance.
-    pub(super) fn note(&mut self, event: &Event<'_>) {
+    pub(super) fn note(&mut self, event: Event<'_>) {
         append(&mut self.events, event);
     }
 
@@ -324,20 +293,19 @@ impl<'a> UnitOfWork<'a> {
     pub(super) fn keys_in(&self, state: TaskState) -> Vec<InstanceKey> {
         let mut found: Vec<_> = self.held.values().filter(|held| held.state == state).collect();
         found.sort_by(|a, b| {
-            let due = |held: &Held| held.waits.due_by.unwrap_or(NOT_DUE);
-            let order = |held: &Held| (std::cmp::Reverse(held.priority), due(held), held.ready_at, held.ordinal);
-            (&a.key.tenant, a.key.run).cmp(&(&b.key.tenant, b.key.run)).then_with(|| order(a).cmp(&order(b)))
+            (&a.key.tenant, a.key.run, a.turn(), a.ordinal).cmp(&(&b.key.tenant, b.key.run, b.turn(), b.ordinal))
         });
         found.into_iter().map(|held| held.key.clone()).collect()
     }
 
     /// Writes everything that changed; what is held stays held.
     pub(super) async fn flush(&mut self) -> Result<(), StoreError> {
+        self.freed = Freed::default();
         let mut parts = Vec::new();
         let (tx, now) = (self.tx, self.tx.now);
         let changed: Vec<&Held> = self.held.values().filter(|held| held.is_changed && !held.is_new).collect();
         if !changed.is_empty() {
-            parts.push(update(tx.dialect, &changed));
+            parts.extend(update(tx.dialect, &changed));
         }
         let new: Vec<&Held> = self.held.values().filter(|held| held.is_new).collect();
         match new.as_slice() {
@@ -345,8 +313,7 @@ impl<'a> UnitOfWork<'a> {
             few if few.len() <= INSERT_ROWS => parts.push(insert(tx.dialect, few)),
             many => {
                 for chunk in many.chunks(INSERT_ROWS) {
-                    let part = insert(tx.dialect, chunk);
-                    tx.execute(part.what, &part.sql, part.values).await?;
+                    tx.run(insert(tx.dialect, chunk)).await?;
                 }
             }
         }
@@ -360,24 +327,23 @@ impl<'a> UnitOfWork<'a> {
         let mut events = std::mem::take(&mut self.events);
         let last = events.pop();
         for full in events {
-            let part = tx.events_part(full);
-            tx.execute(part.what, &part.sql, part.values).await?;
+            tx.run(tx.events_part(full)).await?;
         }
         parts.extend(last.map(|rows| tx.events_part(rows)));
         for held in self.held.values_mut() {
-            (held.is_new, held.is_changed) = (false, false);
+            (held.is_new, held.is_changed, held.unusual) = (false, false, held.unusual());
         }
         if parts.is_empty() { Ok(()) } else { tx.all_of(parts).await }
     }
 }
 
-/// Appends an event; of many, the full thousands wait in rows of their own.
-fn append(events: &mut Vec<Rows>, event: &Event<'_>) {
+/// Appends an event; of many, those that fill an insert wait in rows of their own.
+fn append(events: &mut Vec<Rows>, event: Event<'_>) {
     if events.last().is_none_or(|rows| rows.len() >= INSERT_ROWS) {
         events.push(Rows::default());
     }
     if let Some(rows) = events.last_mut() {
-        rows.push(event);
+        rows.push(event.cells());
     }
 }
 
@@ -387,60 +353,8 @@ fn change<'h>(held: &'h mut BTreeMap<InstanceKey, Held>, key: &InstanceKey) -> R
     Ok(held)
 }
 
-/// How `due_by` says that there is no deadline: it sorts last.
-pub(super) const NOT_DUE: Micros = Micros::MAX;
-
-/// Rows of one insert: a JSON parameter of some megabytes, not of some hundred.
-const INSERT_ROWS: usize = 10_000;
-
-impl Held {
-    fn holder(&self) -> Option<Holder> {
-        let session = self.session?;
-        Some(Holder { attempt: AttemptNumber(self.attempts), epoch: self.epoch, session })
-    }
-}
-
-fn read(row: &sea_orm::QueryResult) -> Result<Held, StoreError> {
-    let seed: i64 = rows::get(row, "seed")?;
-    let session: Option<String> = rows::get(row, "session")?;
-    let session = session.as_deref().map(SessionId::parse).transpose();
-    let reason: Option<String> = rows::get(row, "reason")?;
-    let reason = reason.as_deref().map(serde_json::from_str).transpose();
-    let bad = |detail: String| StoreError::Corrupt { what: "task instance", detail };
-    Ok(Held {
-        key: rows::key(row)?,
-        dag: rows::parse(row, "dag", DagId::parse)?,
-        ordinal: rows::get(row, "ordinal")?,
-        state: rows::task_state(row)?,
-        version: rows::get(row, "version")?,
-        epoch: rows::epoch(row)?,
-        session: session.map_err(|error| bad(error.to_string()))?,
-        incarnation: Incarnation(rows::get(row, "incarnation")?),
-        attempts: rows::get(row, "attempts")?,
-        failures: rows::count(row, "failures")?,
-        losses: rows::count(row, "losses")?,
-        seed: seed.cast_unsigned(),
-        priority: rows::get(row, "priority")?,
-        pool: rows::get(row, "pool")?,
-        upstream: rows::upstream(row)?,
-        not_before: rows::get(row, "not_before")?,
-        ready_at: rows::get(row, "ready_at")?,
-        started_at: rows::get(row, "started_at")?,
-        finished_at: rows::get(row, "finished_at")?,
-        outputs: rows::get(row, "outputs")?,
-        reason: reason.map_err(|error| bad(error.to_string()))?,
-        item: rows::get(row, "item")?,
-        waits: WaitLimits {
-            queue: rows::get(row, "queue_limit")?,
-            total: rows::get(row, "total_limit")?,
-            due_by: Some(rows::get(row, "due_by")?).filter(|due| *due != NOT_DUE),
-        },
-        queue_by: rows::get(row, "queue_by")?,
-        end_by: rows::get(row, "end_by")?,
-        is_new: false,
-        is_changed: false,
-    })
-}
+/// Rows of one insert: some thousand parameters on SQLite, on Postgres a text of some hundred kilobytes.
+const INSERT_ROWS: usize = 256;
 
 fn not_held(key: &InstanceKey) -> StoreError {
     StoreError::Corrupt {

@@ -19,6 +19,9 @@ use crate::store::{Bed, any, broken, finish, numbers, on_both, succeeded};
 
 on_both!(
     a_chain_is_claimed_with_its_finishes,
+    a_report_claims_by_turn_what_waits_and_what_it_made_ready,
+    a_report_gives_the_slots_on_that_it_gives_back,
+    what_one_tenant_leaves_another_takes,
     slots_go_to_whoever_holds_least,
     a_quota_is_never_exceeded,
     a_pool_is_shared_and_does_not_block_others,
@@ -51,6 +54,52 @@ async fn a_chain_is_claimed_with_its_finishes(bed: Bed) {
     assert_eq!(bed.states(&run).await[1].1, TaskState::Running);
     bed.report(&[finish(session, b, succeeded(json!({})))]).await;
     assert_eq!(bed.run_state(&run).await, RunState::Succeeded);
+}
+
+async fn a_report_claims_by_turn_what_waits_and_what_it_made_ready(bed: Bed) {
+    let diamond = "[dag]\nid = \"t\"\n[tasks.a]\nkind = \"fake\"\npriority = 9\n[tasks.old]\nkind = \"fake\"\n\
+        priority = 1\n[tasks.urgent]\nkind = \"fake\"\npriority = 5\nneeds = [\"a\"]\n[tasks.late]\nkind = \"fake\"\n\
+        needs = [\"a\"]\n";
+    let run = bed.start(diamond).await;
+    let session = bed.session().await;
+    let a = bed.claim(session, 1).await.remove(0);
+    let next = Next { request: any(session, 2), others_wait: true };
+    let before = bed.store.commits();
+    let finished = bed.store.finish(&[finish(session, &a, succeeded(json!({})))], Some(&next)).await.expect("ok");
+    let claimed: Vec<_> = finished.claims.iter().map(|claim| claim.identity.instance.task.to_string()).collect();
+    assert_eq!(claimed, ["urgent", "old"], "by priority, whether it was ready before or is now");
+    assert_eq!(bed.store.commits() - before, 1, "in one commit");
+    assert!(finished.left_ready, "`late` waits");
+    let stands: BTreeMap<_, _> =
+        bed.states(&run).await.into_iter().map(|(id, state)| (id.to_string(), state)).collect();
+    assert_eq!((stands["urgent"], stands["late"]), (TaskState::Running, TaskState::Ready));
+    let all: Vec<_> = finished.claims.iter().map(|claim| finish(session, claim, succeeded(json!({})))).collect();
+    let last = bed.store.finish(&all, Some(&next)).await.expect("ok").claims;
+    bed.report(&[finish(session, &last[0], succeeded(json!({})))]).await;
+    assert_eq!(bed.run_state(&run).await, RunState::Succeeded);
+}
+
+/// The database counts an attempt as running until the report is flushed that ends it.
+async fn a_report_gives_the_slots_on_that_it_gives_back(bed: Bed) {
+    let text = "[tenant]\nid = \"limited\"\nstatus = \"active\"\n[quotas]\nrunning_tasks = 1\n[dags.t]\n";
+    let (limited, _) = tenant::parse("limited.toml", text).expect("a tenant");
+    bed.store.apply_limits(&[limited], &BTreeMap::from([("gpu".to_owned(), 1)])).await.expect("applied");
+    bed.start_for("limited", &wide(2, "")).await;
+    bed.start_for("pooled", &wide(2, "pool = \"gpu\"\n")).await;
+    let session = bed.session().await;
+    let first = bed.claim(session, 8).await;
+    assert_eq!(first.len(), 2, "one for each limit");
+    let next = Next { request: any(session, 8), others_wait: true };
+    let finishes: Vec<_> = first.iter().map(|claim| finish(session, claim, succeeded(json!({})))).collect();
+    let second = bed.store.finish(&finishes, Some(&next)).await.expect("ok").claims;
+    assert_eq!(second.len(), 2, "the next of each, and no more: {second:?}");
+}
+
+async fn what_one_tenant_leaves_another_takes(bed: Bed) {
+    bed.start_for("big", &wide(50, "")).await;
+    bed.start_for("small", &wide(1, "")).await;
+    let session = bed.session().await;
+    assert_eq!(bed.claim(session, 8).await.len(), 8, "one of them is the small one's");
 }
 
 fn wide(width: usize, more: &str) -> String {
