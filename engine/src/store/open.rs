@@ -295,4 +295,22 @@ mod tests {
         assert_eq!(sqlite_path("sqlite:///var/hw.db"), Some("/var/hw.db".into()));
         assert_eq!(sqlite_path("postgres://db/hw"), None);
     }
+
+    #[tokio::test]
+    async fn tables_that_are_made_anew_keep_their_rows() {
+        let mut options = ConnectOptions::new("sqlite::memory:");
+        options.max_connections(1).sqlx_logging(false);
+        let db = Database::connect(options).await.expect("opened");
+        Migrator::up(&db, Some(5)).await.expect("as it was");
+        let rows = "INSERT INTO attempt VALUES ('a', 'r', 't', -1, 1, 1, 1, 's', 'failed', 5, 6, 'user', 'no'); \
+                    INSERT INTO event VALUES ('a', 'r', 't', -1, 1, 1, 5, 'claimed', 'running', 1, 1, 's', 'o', '{}')";
+        db.execute_unprepared(rows).await.expect("inserted");
+        let kept = "SELECT 1 AS kept FROM attempt a JOIN event e ON e.run = a.run WHERE a.message = 'no' \
+                    AND a.finished_at = 6 AND e.at = 5 AND e.detail = '{}' AND e.op_id = 'o'";
+        for step in ["up", "down", "up"] {
+            let done = if step == "up" { Migrator::up(&db, None).await } else { Migrator::down(&db, Some(1)).await };
+            done.expect(step);
+            assert_eq!(tx::read(&db, "look", kept, vec![]).await.expect("read").len(), 1, "after {step}");
+        }
+    }
 }
