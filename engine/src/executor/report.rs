@@ -19,9 +19,9 @@ const WAIT: Duration = Duration::from_millis(2);
 const GROUP: usize = 256;
 /// Attempts that ran this many times longer than their report takes are worth a smaller group.
 const LONG: u32 = 4;
-/// Such groups are this part of the slots at the most, and so is what is claimed at once. Slots that all come free together are all taken
-/// together, too, and who is ready just after waits for a whole task; in parts, they come free one after
-/// the other.
+/// Such groups are this part of the slots at the most, and so is what is claimed at once. Slots that all come
+/// free together are all taken together, too, and who is ready just after waits for a whole task; in parts, they
+/// come free one after the other.
 const PARTS: usize = 4;
 /// Groups that are written at once where the database can.
 const LANES: usize = 2;

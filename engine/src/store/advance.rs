@@ -17,7 +17,7 @@ use super::dialect::{Column, Kind};
 use super::events::run_event;
 use super::finish::Next;
 use super::rows::{self, InstanceKey, param};
-use super::tx::Part;
+use super::tx::{Part, Tx};
 use super::unit::UnitOfWork;
 use super::{Claim, Store, StoreError, fan_out, work};
 use crate::dag::{Dag, Task, Verdict};
@@ -335,7 +335,7 @@ impl<'u, 'a> Advance<'u, 'a> {
             // Who starts or cancels runs has moved them, too.
             self.unit.flush().await?;
         }
-        let locked = self.lock_ending().await?;
+        let locked = lock_runs(self.unit.tx, &self.may_end).await?;
         let claims = match next {
             None => Vec::new(),
             Some(next) if next.others_wait => claim_into(self.unit, &next.request, next.request.limit).await?,
@@ -377,22 +377,6 @@ impl<'u, 'a> Advance<'u, 'a> {
             }
         }
         Ok(claims)
-    }
-
-    /// Locks the runs that may be over; where they stand, and their versions.
-    async fn lock_ending(&self) -> Result<Vec<(RunKey, RunState, i64)>, StoreError> {
-        if self.may_end.is_empty() {
-            return Ok(Vec::new());
-        }
-        let tx = self.unit.tx;
-        let sql = format!(
-            "SELECT u.tenant, u.run, u.state, u.version FROM {} JOIN run u ON u.tenant = r.tenant \
-             AND u.run = r.run ORDER BY u.tenant, u.run{}",
-            tx.dialect.rows(1, &RUN),
-            tx.dialect.lock("u")
-        );
-        let found = tx.all("lock the runs", &sql, vec![param(named(&self.may_end))]).await?;
-        found.iter().map(|row| Ok((run_key(row)?, rows::run_state(row)?, rows::get(row, "version")?))).collect()
     }
 
     /// The moves of locked runs in which nothing is open.
@@ -437,6 +421,21 @@ fn named(runs: &BTreeSet<RunKey>) -> Vec<Value> {
     runs.iter().map(|(tenant, run)| json!({ "tenant": tenant, "run": run.to_string() })).collect()
 }
 
+/// Locks runs in the order of their keys; where they stand, and their versions.
+pub(super) async fn lock_runs(tx: &Tx, runs: &BTreeSet<RunKey>) -> Result<Vec<(RunKey, RunState, i64)>, StoreError> {
+    if runs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT u.tenant, u.run, u.state, u.version FROM {} JOIN run u ON u.tenant = r.tenant \
+         AND u.run = r.run ORDER BY u.tenant, u.run{}",
+        tx.dialect.rows(1, &RUN),
+        tx.dialect.lock("u")
+    );
+    let found = tx.all("lock the runs", &sql, vec![param(named(runs))]).await?;
+    found.iter().map(|row| Ok((run_key(row)?, rows::run_state(row)?, rows::get(row, "version")?))).collect()
+}
+
 /// Whether the run of the row `of` has a current task instance `t` for which `is` holds, as SQL. No EXISTS:
 /// Postgres may answer many of them by one look at what is open anywhere.
 pub(super) fn some_instance(of: &str, is: &str) -> String {
@@ -457,7 +456,7 @@ pub(super) fn run_key(row: &sea_orm::QueryResult) -> Result<RunKey, StoreError> 
 }
 
 /// Moves of runs whose rows this transaction has locked or inserted, with their new versions.
-pub(super) fn move_runs(tx: &super::tx::Tx, moved: &[(RunKey, Transition<RunState>, i64)]) -> Part {
+pub(super) fn move_runs(tx: &Tx, moved: &[(RunKey, Transition<RunState>, i64)]) -> Part {
     let columns = [
         ("tenant", Kind::Text),
         ("run", Kind::Text),

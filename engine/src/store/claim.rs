@@ -159,8 +159,11 @@ async fn loads(unit: &UnitOfWork<'_>, request: &ClaimRequest) -> Result<Vec<Tena
     for tenant in made_ready.iter().map(|key| &key.tenant).collect::<BTreeSet<_>>() {
         others.push([("tenant", tenant.as_str().into())]);
     }
-    let (dialect, also) = (unit.tx.dialect, if others.is_empty() { "" } else { " UNION SELECT r.tenant FROM " });
-    let table = if others.is_empty() { String::new() } else { others.table(dialect, 0) };
+    let dialect = unit.tx.dialect;
+    let also = match others.is_empty() {
+        true => String::new(),
+        false => format!(" UNION SELECT r.tenant FROM {}", others.table(dialect, 0)),
+    };
     // A walk from tenant to tenant along the index, whatever number of tasks each has ready.
     let sql = format!(
         "WITH RECURSIVE queue (tenant) AS (\
@@ -169,7 +172,7 @@ async fn loads(unit: &UnitOfWork<'_>, request: &ClaimRequest) -> Result<Vec<Tena
          FROM queue WHERE queue.tenant IS NOT NULL) \
          SELECT q.tenant, COALESCE(n.weight, 1.0) AS weight, n.running_tasks, \
          (SELECT COUNT(*) FROM task_instance t WHERE t.state = 'running' AND t.tenant = q.tenant) AS running \
-         FROM (SELECT tenant FROM queue{also}{table}) q LEFT JOIN tenant n ON n.tenant = q.tenant \
+         FROM (SELECT tenant FROM queue{also}) q LEFT JOIN tenant n ON n.tenant = q.tenant \
          WHERE q.tenant IS NOT NULL AND {} ORDER BY q.tenant",
         no_drill("q.tenant")
     );

@@ -12,11 +12,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::advance::{Advance, RunKey, RunRow, run_key, successors, task};
+use super::advance::{Advance, RunKey, RunRow, lock_runs, successors, task};
 use super::claim::key_of;
 use super::dialect::{Dialect, Kind};
 use super::events::{Holder, task_note};
-use super::held::{HELD, LOCK_ORDER};
+use super::held::HELD;
 use super::rows::{self, Cell, InstanceKey, Rows, extend, keyed_rows, param};
 use super::tx::{Part, Tx, Write};
 use super::unit::{AttemptEnd, UnitOfWork};
@@ -210,7 +210,7 @@ impl FinishAll<'_> {
             runs.insert(key.clone(), RunRow { dag: Arc::clone(dag), state: RunState::Running });
         }
         let named: BTreeSet<RunKey> = self.finishes.iter().filter_map(|finish| self.decides(finish)).collect();
-        for (key, state) in lock_runs(tx, &named).await? {
+        for (key, state, _) in lock_runs(tx, &named).await? {
             if let Some(run) = runs.get_mut(&key) {
                 run.state = state;
             }
@@ -255,22 +255,6 @@ impl FinishAll<'_> {
         let is_sink = dag.graph.neighbors(node).next().is_none();
         (is_sink || matches!(finish.outcome, Outcome::Failed { .. })).then_some(key)
     }
-}
-
-/// Locks runs in the order of their keys; returns where they stand.
-async fn lock_runs(tx: &Tx, named: &BTreeSet<RunKey>) -> Result<Vec<(RunKey, RunState)>, StoreError> {
-    if named.is_empty() {
-        return Ok(Vec::new());
-    }
-    let keys = named.iter().map(|(tenant, run)| json!({ "tenant": tenant, "run": run.to_string() })).collect();
-    let sql = format!(
-        "SELECT u.tenant, u.run, u.state FROM {} JOIN run u ON u.tenant = r.tenant AND u.run = r.run \
-         ORDER BY u.tenant, u.run{}",
-        tx.dialect.rows(1, &[("tenant", Kind::Text), ("run", Kind::Text)]),
-        tx.dialect.lock("u")
-    );
-    let found = tx.all("lock the runs", &sql, vec![param(keys)]).await?;
-    found.iter().map(|row| Ok((run_key(row)?, rows::run_state(row)?))).collect()
 }
 
 /// Where a run stands.
@@ -398,10 +382,10 @@ async fn note_refused(unit: &mut UnitOfWork<'_>, refused: &[&Finish]) -> Result<
     }
     let keys = refused.iter().map(|finish| key_of(&finish.identity).json()).collect();
     let sql = format!(
-        "SELECT {HELD} FROM {} JOIN task_instance t ON {} ORDER BY {LOCK_ORDER}{}",
+        "SELECT {HELD} FROM {} JOIN task_instance t ON {}{}",
         keyed_rows(unit.tx.dialect, 1, &[]),
         InstanceKey::join("t"),
-        unit.tx.dialect.lock("t")
+        unit.tx.dialect.lock_in_order()
     );
     unit.lock("note a late report", &sql, vec![param(keys)]).await?;
     for finish in refused {

@@ -59,14 +59,9 @@ impl InstanceKey {
     }
 }
 
-/// The columns of [`KEY`] and `more`.
-pub(super) fn with_key(more: &[Column]) -> Vec<Column> {
-    KEY.iter().chain(more).copied().collect()
-}
-
 /// A row source of the key and `more`, read from parameter `$n`.
 pub(super) fn keyed_rows(dialect: Dialect, n: u8, more: &[Column]) -> String {
-    dialect.rows(n, &with_key(more))
+    dialect.rows(n, &[&KEY[..], more].concat())
 }
 
 /// An element as stored.
@@ -164,7 +159,7 @@ pub(super) struct Rows {
 }
 
 /// Rows that are bound value by value at the most: longer texts are not worth their preparation.
-const BOUND: usize = 256;
+pub(super) const BOUND: usize = 256;
 
 impl Rows {
     /// Appends a row; all have the same columns, and the first is never null.

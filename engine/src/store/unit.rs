@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::events::{Event, task_event};
 use super::flush::{began, begin_attempts, end_attempts, ended, insert, update};
 use super::held::{self, HELD, Held, Unusual, WaitLimits};
-use super::rows::{InstanceKey, Rows};
+use super::rows::{BOUND, InstanceKey, Rows};
 use super::tx::{Part, Tx};
 use super::{Claim, StoreError};
 use crate::dag::UpstreamCounts;
@@ -353,8 +353,8 @@ fn change<'h>(held: &'h mut BTreeMap<InstanceKey, Held>, key: &InstanceKey) -> R
     Ok(held)
 }
 
-/// Rows of one insert: some thousand parameters on SQLite, on Postgres a text of some hundred kilobytes.
-const INSERT_ROWS: usize = 256;
+/// Rows of one insert: what SQLite binds, and on Postgres a text of some hundred kilobytes.
+const INSERT_ROWS: usize = BOUND;
 
 fn not_held(key: &InstanceKey) -> StoreError {
     StoreError::Corrupt {
