@@ -335,7 +335,7 @@ impl<'u, 'a> Advance<'u, 'a> {
             // Who starts or cancels runs has moved them, too.
             self.unit.flush().await?;
         }
-        let locked = lock_runs(self.unit.tx, &self.may_end).await?;
+        let locked = self.lock_ending().await?;
         let claims = match next {
             None => Vec::new(),
             Some(next) if next.others_wait => claim_into(self.unit, &next.request, next.request.limit).await?,
@@ -356,6 +356,19 @@ impl<'u, 'a> Advance<'u, 'a> {
             }
         }
         Ok((self.runs.into_iter().map(|(key, run)| (key, run.state)).collect(), claims))
+    }
+
+    /// Locks the runs that may be over. Whoever decides about a run has its row before it waits for task
+    /// instances, and this transaction has task instances: it can not wait, but it can begin again.
+    async fn lock_ending(&self) -> Result<Vec<(RunKey, RunState, i64)>, StoreError> {
+        let tx = self.unit.tx;
+        let locked = lock_runs(tx, &self.may_end, &tx.dialect.lock_free("u")).await?;
+        let mut missing = self.may_end.clone();
+        for (key, ..) in &locked {
+            missing.remove(key);
+        }
+        missing.retain(|key| !tx.locked_first.contains(key));
+        if missing.is_empty() { Ok(locked) } else { Err(StoreError::RunsHeld { runs: missing }) }
     }
 
     /// Gives what was just made ready to the worker that finished its upstreams, since nobody else waits:
@@ -421,16 +434,19 @@ fn named(runs: &BTreeSet<RunKey>) -> Vec<Value> {
     runs.iter().map(|(tenant, run)| json!({ "tenant": tenant, "run": run.to_string() })).collect()
 }
 
-/// Locks runs in the order of their keys; where they stand, and their versions.
-pub(super) async fn lock_runs(tx: &Tx, runs: &BTreeSet<RunKey>) -> Result<Vec<(RunKey, RunState, i64)>, StoreError> {
+/// Locks runs in the order of their keys, as `lock` says; where they stand, and their versions.
+pub(super) async fn lock_runs(
+    tx: &Tx,
+    runs: &BTreeSet<RunKey>,
+    lock: &str,
+) -> Result<Vec<(RunKey, RunState, i64)>, StoreError> {
     if runs.is_empty() {
         return Ok(Vec::new());
     }
     let sql = format!(
         "SELECT u.tenant, u.run, u.state, u.version FROM {} JOIN run u ON u.tenant = r.tenant \
-         AND u.run = r.run ORDER BY u.tenant, u.run{}",
-        tx.dialect.rows(1, &RUN),
-        tx.dialect.lock("u")
+         AND u.run = r.run ORDER BY u.tenant, u.run{lock}",
+        tx.dialect.rows(1, &RUN)
     );
     let found = tx.all("lock the runs", &sql, vec![param(named(runs))]).await?;
     found.iter().map(|row| Ok((run_key(row)?, rows::run_state(row)?, rows::get(row, "version")?))).collect()

@@ -49,6 +49,14 @@ impl Dialect {
         }
     }
 
+    /// Locks the rows of `alias` that nobody else holds.
+    pub(super) fn lock_free(self, alias: &str) -> String {
+        match self {
+            Self::Sqlite => String::new(),
+            Self::Postgres => format!(" FOR UPDATE OF {alias} SKIP LOCKED"),
+        }
+    }
+
     /// Locks the rows of `alias` until the end of the transaction.
     pub(super) fn lock(self, alias: &str) -> String {
         match self {

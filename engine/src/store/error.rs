@@ -1,12 +1,13 @@
 //! What can go wrong between the engine and its database.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use sea_orm::DbErr;
 
 use super::tx;
 use crate::dag::Diagnostics;
-use crate::id::{InstanceId, RunId};
+use crate::id::{InstanceId, RunId, TenantId};
 use crate::run::{IllegalTransition, RunState};
 
 /// Why the store refused or failed.
@@ -68,6 +69,12 @@ pub enum StoreError {
         /// What lay beneath.
         #[source]
         source: DbErr,
+    },
+    /// Others were changing these runs each time that a write wanted to.
+    #[error("others are changing {}", named(runs))]
+    RunsHeld {
+        /// Which.
+        runs: BTreeSet<(TenantId, RunId)>,
     },
     /// There is no such thing, or it is another tenant's: the two look the same.
     #[error("there is no {what} {id} of tenant {tenant}")]
@@ -155,6 +162,11 @@ pub enum StoreError {
     Transition(#[from] IllegalTransition),
 }
 
+fn named(runs: &BTreeSet<(TenantId, RunId)>) -> String {
+    let runs: Vec<_> = runs.iter().map(|(tenant, run)| format!("run {run} of tenant {tenant}")).collect();
+    runs.join(", ")
+}
+
 fn first(diagnostics: &Diagnostics) -> String {
     diagnostics.items.first().map(|it| it.message.clone()).unwrap_or_default()
 }
@@ -173,7 +185,7 @@ impl StoreError {
 
     /// Whether the same may go well in a moment: the store is away, or others were in the way for too long.
     pub fn is_passing(&self) -> bool {
-        self.is_unavailable() || matches!(self, Self::Query { .. })
+        self.is_unavailable() || matches!(self, Self::Query { .. } | Self::RunsHeld { .. })
     }
 
     /// Whether the store can not be reached, as opposed to refusing something (exit code 5).

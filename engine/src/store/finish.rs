@@ -210,7 +210,7 @@ impl FinishAll<'_> {
             runs.insert(key.clone(), RunRow { dag: Arc::clone(dag), state: RunState::Running });
         }
         let named: BTreeSet<RunKey> = self.finishes.iter().filter_map(|finish| self.decides(finish)).collect();
-        for (key, state, _) in lock_runs(tx, &named).await? {
+        for (key, state, _) in lock_runs(tx, &named, &tx.dialect.lock("u")).await? {
             if let Some(run) = runs.get_mut(&key) {
                 run.state = state;
             }

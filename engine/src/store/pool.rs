@@ -5,14 +5,17 @@
 //! that lost its power) looks like a slow answer until somebody stops waiting. A call that was given up
 //! leaves its connection in the middle of a conversation, and the pool would wait for the rest of it,
 //! so all connections are left behind together and new ones are opened. The server, in turn, ends a
-//! transaction whose client says nothing for as long: its locks are others' to take.
+//! transaction whose client says nothing for as long: its locks are others' to take. A call may also be given up
+//! from outside (a heartbeat that takes too long, a task that is aborted); of those only a BEGIN needs care.
 //!
 //! SQLite is a file: its busy time-out (`open.rs`) ends every wait. Migrations take as long as they take. All
 //! that writes there has one connection, which knows the pages that it wrote and the statements that it read;
 //! any other one forgets both with each commit that is not its own.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{PoisonError, RwLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,6 +23,7 @@ use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult,
     QueryResult, RuntimeErr, Statement, TransactionOptions, TransactionTrait,
 };
+use tokio::runtime::Handle;
 
 /// How long a call may take, unless the configuration says otherwise: a third of a lease.
 pub(super) const CALL_LIMIT: Duration = Duration::from_secs(20);
@@ -90,7 +94,8 @@ impl Pool {
     /// Begins a transaction that writes.
     pub(super) async fn begin(&self, options: TransactionOptions) -> Result<DatabaseTransaction, DbErr> {
         let db = self.writer();
-        self.within(db.begin_with_options(options)).await?
+        let beginning = Box::pin(async move { db.begin_with_options(options).await });
+        self.within(Beginning { going: Some(beginning), limit: self.limit }).await?
     }
 
     /// Waits for an answer, but not longer than the limit. What was given up may have happened.
@@ -134,6 +139,37 @@ impl Pool {
         if current.number == number {
             tracing::warn!("the connections to the database are left behind, and new ones opened");
             *current = Generation { number: number + 1, db, writer };
+        }
+    }
+}
+
+type Begun = Result<DatabaseTransaction, DbErr>;
+
+/// A BEGIN that is seen through when its caller goes away. The driver counts a transaction once the answer is
+/// there: of one that was dropped before, it would give the connection back to the pool, with the transaction
+/// open and nobody who knows of it.
+struct Beginning {
+    going: Option<Pin<Box<dyn Future<Output = Begun> + Send>>>,
+    /// As of the pool.
+    limit: Option<Duration>,
+}
+
+impl Future for Beginning {
+    type Output = Begun;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Begun> {
+        let Some(going) = self.going.as_mut() else { return Poll::Pending };
+        let begun = std::task::ready!(going.as_mut().poll(context));
+        self.going = None;
+        Poll::Ready(begun)
+    }
+}
+
+impl Drop for Beginning {
+    fn drop(&mut self) {
+        // SQLite's driver rolls back what nobody waits for; a transaction that is dropped is rolled back, too.
+        if let (Some(going), Some(limit), Ok(runtime)) = (self.going.take(), self.limit, Handle::try_current()) {
+            runtime.spawn(tokio::time::timeout(limit, going));
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Every mutating call of the store is a [`Write`]. The wrapper begins (IMMEDIATE on SQLite), applies
 //! and commits; errors of serialization, deadlock and lock time-outs run the whole transaction again,
-//! with jitter, a bounded number of times.
+//! with jitter, a bounded number of times. So does a write that has task instances locked and finds a run's row
+//! held: all wait for runs first and for task instances then, and the next try has that row before it begins.
 //!
 //! An error *during* COMMIT is an unknown outcome. Each write that changes what others read leaves
 //! its operation id in the transaction (with [`Tx::all_of`]), the same id in every try. After a lost
@@ -11,6 +12,7 @@
 //! Writes without an id (heartbeats, sessions) may be applied twice. An answer that does not come in time
 //! (`pool.rs`) is a lost one.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
+use super::advance::{RunKey, lock_runs};
 use super::dialect::Dialect;
 use super::rows::Rows;
 use super::{Store, StoreError};
@@ -60,6 +63,8 @@ pub(super) struct Tx {
     /// The database's clock when the transaction began, as far as this process knows it. Leases are
     /// not judged by it but by [`Dialect::now`].
     pub(super) now: Micros,
+    /// The runs that were locked before anything else, because others held them in the try before.
+    pub(super) locked_first: BTreeSet<RunKey>,
     /// Whether `op_id` was left already.
     has_left_id: AtomicBool,
 }
@@ -222,10 +227,11 @@ impl Store {
         };
         let op_id = OpId::from_uuid(Uuid::now_v7());
         let mut lost: Option<W::Output> = None;
+        let mut held = BTreeSet::new();
         let mut tries = 0;
         loop {
             tries += 1;
-            let error = match self.attempt(change, op_id, lost.is_some()).await {
+            let error = match self.attempt(change, op_id, lost.is_some(), &held).await {
                 Ok(output) => return Ok(output),
                 Err(Failed::Unknown(output, error)) => {
                     tracing::warn!(%error, %op_id, "the answer to a COMMIT was lost; looking it up");
@@ -244,6 +250,13 @@ impl Store {
                     }
                 },
             };
+            if let StoreError::RunsHeld { runs } = &error
+                && tries < MAX_TRIES
+            {
+                // It waits at their rows.
+                held.extend(runs.iter().cloned());
+                continue;
+            }
             if tries >= MAX_TRIES || !(lost.is_some() || is_retryable(&error)) {
                 return Err(error);
             }
@@ -261,9 +274,12 @@ impl Store {
         change: &W,
         op_id: OpId,
         leaves_id: bool,
+        held: &BTreeSet<RunKey>,
     ) -> Result<W::Output, Failed<W::Output>> {
-        let tx = self.begin(W::WHAT, op_id).await.map_err(Failed::Error)?;
+        let mut tx = self.begin(W::WHAT, op_id).await.map_err(Failed::Error)?;
+        tx.locked_first.clone_from(held);
         let applying = async {
+            lock_runs(&tx, held, &tx.dialect.lock("u")).await?;
             let output = change.apply(&tx).await?;
             if leaves_id {
                 tx.all_of(Vec::new()).await?;
@@ -311,6 +327,7 @@ impl Store {
             dialect: self.dialect,
             op_id,
             now: self.clock.now(),
+            locked_first: BTreeSet::new(),
             has_left_id: AtomicBool::new(false),
         })
     }

@@ -174,6 +174,7 @@ pub(crate) use on_both;
 mod drill;
 mod replay;
 mod rerun;
+mod waits;
 mod why;
 
 on_both!(

@@ -202,6 +202,15 @@ pub(super) fn nothing_is_left(facts: &Facts) -> Vec<Violation> {
     found
 }
 
+/// I10: transactions wait for rows in one order. Postgres mends what does not, after a second in which nobody who
+/// wants one of the rows gets on.
+pub(super) fn waits(facts: &Facts) -> Vec<Violation> {
+    match facts.deadlocks {
+        0 => Vec::new(),
+        count => vec![broken("I10", "the database".to_owned(), format!("ended {count} deadlocks"))],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::read::{Artifact, Attempt, Instance, Run};
@@ -270,6 +279,7 @@ mod tests {
             ledger: [("a", 1, "start"), ("a", 2, "start"), ("a", 2, "end"), ("b", 1, "start"), ("b", 1, "end")]
                 .map(|(task, attempt, phase)| entry(task, attempt, phase))
                 .to_vec(),
+            deadlocks: 0,
         }
     }
 
@@ -285,6 +295,7 @@ mod tests {
             objects(facts, &file),
             schedules(facts),
             nothing_is_left(facts),
+            waits(facts),
         ];
         let mut names: Vec<_> = parts.concat().iter().map(|it| it.invariant).collect();
         names.dedup();
@@ -299,7 +310,7 @@ mod tests {
     #[test]
     fn each_invariant_can_be_broken() {
         type Break = fn(&mut Facts);
-        let breaks: [(&str, Break); 13] = [
+        let breaks: [(&str, Break); 14] = [
             ("I1", |it| it.runs[0].state = "running".into()),
             ("I1", |it| it.runs.clear()),
             ("I2", |it| it.instances[0].attempts = 3),
@@ -316,6 +327,7 @@ mod tests {
                 it.runs.push(Run { run: "s".into(), ..it.runs[0].clone() });
             }),
             ("I8", |it| it.attempts[2].state = "running".into()),
+            ("I10", |it| it.deadlocks = 1),
         ];
         for (at, (name, hurt)) in breaks.into_iter().enumerate() {
             let mut facts = sound();

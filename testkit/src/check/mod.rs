@@ -2,7 +2,7 @@
 //!
 //! Called at the end of every chaos scenario. It shares no code with the store: it reads the tables
 //! as an auditor would, so that a bug there can not hide itself. Violations are values; the scenario
-//! decides what to print. The invariants are those of docs/guarantees.md, I1 to I9; I5 (limits) is a
+//! decides what to print. The invariants are those of docs/guarantees.md, I1 to I10; I5 (limits) is a
 //! fact about every moment, and [`Sampler`] looks while the scenario runs.
 
 mod invariants;
@@ -21,7 +21,7 @@ use crate::Ledger;
 /// An invariant that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Violation {
-    /// `I1` to `I9`.
+    /// `I1` to `I10`.
     pub invariant: &'static str,
     /// Which run, task instance, attempt, object or file.
     pub place: String,
@@ -70,6 +70,7 @@ pub async fn check(evidence: &Evidence<'_>) -> Vec<Violation> {
     found.extend(invariants::objects(&facts, evidence.object));
     found.extend(invariants::schedules(&facts));
     found.extend(invariants::nothing_is_left(&facts));
+    found.extend(invariants::waits(&facts));
     found.extend(repairs(evidence.logs));
     found.extend(secrets(evidence).await);
     found.sort();

@@ -20,6 +20,9 @@ pub(super) struct Facts {
     pub(super) events: Vec<Event>,
     pub(super) artifacts: Vec<Artifact>,
     pub(super) ledger: Vec<Entry>,
+    /// Transactions of this database that Postgres ended because they waited for one another in a circle, as far
+    /// as its connections have said so: each does a second later, or when it is closed.
+    pub(super) deadlocks: i64,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -125,6 +128,13 @@ pub(super) async fn facts(url: &str, ledger: &Ledger) -> Facts {
     let events = "SELECT run, task, element, generation, seq, event, attempt, epoch FROM event ORDER BY seq";
     let events = rows(&db, events).await;
     let artifacts = rows(&db, "SELECT run, task, element, generation, epoch, key, digest, bytes FROM artifact").await;
+    let deadlocks = match db.get_database_backend() {
+        DbBackend::Postgres => {
+            let sql = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+            rows(&db, sql).await.first().map_or(0, |row| get(row, "deadlocks"))
+        }
+        _ => 0,
+    };
     db.close().await.expect("closed");
     Facts {
         runs: runs.iter().map(run).collect(),
@@ -133,6 +143,7 @@ pub(super) async fn facts(url: &str, ledger: &Ledger) -> Facts {
         events: events.iter().map(event).collect(),
         artifacts: artifacts.iter().map(artifact).collect(),
         ledger: ledger.entries(),
+        deadlocks,
     }
 }
 

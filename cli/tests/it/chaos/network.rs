@@ -35,15 +35,16 @@ pub(crate) async fn f4_kill_before_the_answer(world: &mut World) {
     }
 }
 
-/// Leases of F9: longer than a server takes to come back on a machine that is busy with other scenarios. Who is
-/// away for longer than a lease loses its attempts, as it should.
-const F9_LEASE: Duration = Duration::from_secs(12);
+/// Leases where every worker has to live: longer than a server takes to come back, or a few heartbeats in a row
+/// are lost, on a machine that is busy with other scenarios. Who is away for longer than a lease loses its attempts,
+/// as it should.
+const LONG_LEASE: Duration = Duration::from_secs(12);
 
 /// F9: the server is restarted again and again under load. No attempt of a live worker is lost.
 pub(crate) async fn f9_restarts(world: &mut World) {
     world.dag(&chain(world, "chain", 3));
     world.dag(&[head("slow"), task(world, "long", "", "sleep 2")].concat());
-    let lease = F9_LEASE.as_secs().to_string();
+    let lease = LONG_LEASE.as_secs().to_string();
     let lease = [("HEADWORKS_EXECUTOR_LEASE_TTL_SECONDS", lease.as_str())];
     let mut fleet = Vec::new();
     for name in ["serve-a", "worker-a", "worker-b"] {
@@ -65,7 +66,7 @@ pub(crate) async fn f9_restarts(world: &mut World) {
         let how = *world.dice.pick(&[Shutdown::Fast, Shutdown::Immediate]);
         let went = Instant::now();
         world.cluster.as_mut().expect("a cluster").restart(how).expect("it comes back");
-        assert!(went.elapsed() < F9_LEASE / 2, "the server was away for {:?}", went.elapsed());
+        assert!(went.elapsed() < LONG_LEASE / 2, "the server was away for {:?}", went.elapsed());
         for &at in &fleet {
             let process = world.process(at);
             assert!(process.is_alive(), "{} ended:\n{}", process.name(), process.said());
@@ -110,7 +111,9 @@ pub(crate) async fn f11_commits_get_lost(world: &mut World) {
     world.dag(&chain(world, "chain", 4));
     let proxy = PostgresProxy::start(world.url());
     let url = secret_url(proxy.url(), "x");
-    let worker = world.start("worker-a", &[("HEADWORKS_STORE_URL", &url)]).await;
+    let lease = LONG_LEASE.as_secs().to_string();
+    let lease = ("HEADWORKS_EXECUTOR_LEASE_TTL_SECONDS", lease.as_str());
+    let worker = world.start("worker-a", &[("HEADWORKS_STORE_URL", &url), lease]).await;
     proxy.on_commits(world.dice.clone(), 100, &FAULTS);
     let mut runs = Vec::new();
     // Work that ends in few COMMITs may get away; then there is more of it.
