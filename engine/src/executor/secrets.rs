@@ -192,19 +192,28 @@ impl Secrets {
     /// The text of a file below the tenant's folder; `None` if there is none.
     fn file(&self, folder: &Path, owner: &str, name: &SecretName) -> Result<Option<String>, Refused> {
         let (home, path) = (folder.join(owner), folder.join(owner).join(name.as_str()));
-        // `named` is the place as people know it: a link whose end is gone is being turned elsewhere.
-        let real = |path: &Path, named: &Path| match fs::canonicalize(path) {
+        // `below` is what `above` was a moment ago. What is not there may be the rest of a mount that was renewed:
+        // then there is such a link, or the folder is another one by now.
+        let real = |(above, below): (&Path, &Path), name: &str| match fs::canonicalize(below.join(name)) {
             Ok(path) => Ok(Some(path)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::symlink_metadata(named) {
-                Ok(_) => Err(being_replaced(named)),
-                Err(_) => Ok(None),
-            },
-            Err(error) => Err(unreadable(path, &error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let named = above.join(name);
+                let is_same =
+                    fs::symlink_metadata(&named).is_err() && fs::canonicalize(above).is_ok_and(|it| it == below);
+                if is_same { Ok(None) } else { Err(being_replaced(&named)) }
+            }
+            Err(error) => Err(unreadable(&below.join(name), &error)),
+        };
+        let root = match fs::canonicalize(folder) {
+            Ok(root) => root,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unreadable(folder, &error)),
+            Err(_) if fs::symlink_metadata(folder).is_ok() => return Err(being_replaced(folder)),
+            Err(_) => return Ok(None),
         };
         // Each below the one before, so that all three are of one time.
-        let Some(root) = real(folder, folder)? else { return Ok(None) };
-        let Some(home) = real(&root.join(owner), &home)? else { return Ok(None) };
-        let Some(file) = real(&home.join(name.as_str()), &path)? else { return Ok(None) };
+        let Some(real_home) = real((folder, &root), owner)? else { return Ok(None) };
+        let Some(file) = real((&home, &real_home), name.as_str())? else { return Ok(None) };
+        let home = real_home;
         // Kubernetes mounts a secret as a link to a link (`name -> ..data/name`, `..data -> ..<date>`), which may lead
         // about within the folder, never out of the tenant's.
         if !home.starts_with(&root) || !home.ends_with(owner) || !file.starts_with(&home) {
