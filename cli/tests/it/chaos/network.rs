@@ -39,16 +39,16 @@ pub(crate) async fn f4_kill_before_the_answer(world: &mut World) {
 /// are lost, on a machine that is busy with other scenarios. Who is away for longer than a lease loses its attempts,
 /// as it should.
 const LONG_LEASE: Duration = Duration::from_secs(12);
+/// The same, for a process.
+const LONG_LEASE_SET: (&str, &str) = ("HEADWORKS_EXECUTOR_LEASE_TTL_SECONDS", "12");
 
 /// F9: the server is restarted again and again under load. No attempt of a live worker is lost.
 pub(crate) async fn f9_restarts(world: &mut World) {
     world.dag(&chain(world, "chain", 3));
     world.dag(&[head("slow"), task(world, "long", "", "sleep 2")].concat());
-    let lease = LONG_LEASE.as_secs().to_string();
-    let lease = [("HEADWORKS_EXECUTOR_LEASE_TTL_SECONDS", lease.as_str())];
     let mut fleet = Vec::new();
     for name in ["serve-a", "worker-a", "worker-b"] {
-        fleet.push(world.start(name, &lease).await);
+        fleet.push(world.start(name, &[LONG_LEASE_SET]).await);
     }
     let rounds = if super::is_long() { 20 } else { 4 };
     let mut runs = vec![world.submit("slow").await];
@@ -79,8 +79,8 @@ pub(crate) async fn f9_restarts(world: &mut World) {
 /// F10: kill -9 of single backends and of the postmaster. What was acknowledged is there, and ends.
 pub(crate) async fn f10_kill_the_database(world: &mut World) {
     world.dag(&chain(world, "chain", 3));
-    world.start("serve-a", &[]).await;
-    world.start("worker-a", &[]).await;
+    world.start("serve-a", &[LONG_LEASE_SET]).await;
+    world.start("worker-a", &[LONG_LEASE_SET]).await;
     let store = world.store().await;
     let mut runs = Vec::new();
     for round in 0..3 {
@@ -111,9 +111,7 @@ pub(crate) async fn f11_commits_get_lost(world: &mut World) {
     world.dag(&chain(world, "chain", 4));
     let proxy = PostgresProxy::start(world.url());
     let url = secret_url(proxy.url(), "x");
-    let lease = LONG_LEASE.as_secs().to_string();
-    let lease = ("HEADWORKS_EXECUTOR_LEASE_TTL_SECONDS", lease.as_str());
-    let worker = world.start("worker-a", &[("HEADWORKS_STORE_URL", &url), lease]).await;
+    let worker = world.start("worker-a", &[("HEADWORKS_STORE_URL", &url), LONG_LEASE_SET]).await;
     proxy.on_commits(world.dice.clone(), 100, &FAULTS);
     let mut runs = Vec::new();
     // Work that ends in few COMMITs may get away; then there is more of it.
@@ -189,7 +187,7 @@ pub(crate) async fn f12_bad_line(world: &mut World) {
     world.dag(&chain(world, "chain", 3));
     let proxy = PostgresProxy::start(world.url());
     let url = secret_url(proxy.url(), "x");
-    let worker = world.start("worker-a", &[("HEADWORKS_STORE_URL", &url)]).await;
+    let worker = world.start("worker-a", &[("HEADWORKS_STORE_URL", &url), LONG_LEASE_SET]).await;
     let mut runs = Vec::new();
     for _ in 0..4 {
         runs.push(world.submit("chain").await);
