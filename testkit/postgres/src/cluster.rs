@@ -115,11 +115,17 @@ impl Cluster {
             std::thread::sleep(LOOK);
         }
         self.tell("go")?;
+        self.answer("SELECT 1").map(|_| ())
+    }
+
+    /// What a server answers that starts, or that has lost a backend and recovers from it.
+    fn answer(&self, sql: &str) -> Result<String, PostgresError> {
+        let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            match self.server.query("SELECT 1") {
-                Ok(_) => return Ok(()),
+            match self.server.query(sql) {
+                Ok(text) => return Ok(text),
                 Err(error) if Instant::now() > deadline => return Err(error),
-                // A process that starts has no other way to say that it answers, once its log is drained.
+                // It has no other way to say that it answers, once its log is drained.
                 Err(_) => std::thread::sleep(LOOK),
             }
         }
@@ -127,7 +133,7 @@ impl Cluster {
 
     /// Process ids of the postmaster's children.
     fn children(&self) -> Result<Vec<u32>, PostgresError> {
-        let text = self.server.query("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()")?;
+        let text = self.answer("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()")?;
         Ok(text.lines().filter_map(|line| line.trim().parse().ok()).collect())
     }
 
